@@ -1,0 +1,36 @@
+//! How the kernel side treats a system call: one byte per number, chosen by user space before load.
+//!
+//! The table of classes is data, not code, so that one BPF object serves every architecture and ABI.
+
+/// Not ours: both hooks leave at once. An `EBADF` of a traced task is reported all the same.
+pub const NONE: u8 = 0;
+/// Takes a descriptor. Reported only when it fails with `EBADF`; the start is kept so that the interval is known.
+pub const USE: u8 = 1;
+/// Returns a new descriptor.
+pub const RETURNS_FD: u8 = 2;
+/// Returns a new descriptor for the path that is argument 0.
+pub const OPEN_PATH0: u8 = 3;
+/// Returns a new descriptor for the path that is argument 1.
+pub const OPEN_PATH1: u8 = 4;
+/// `close(a0)`.
+pub const CLOSE: u8 = 5;
+/// `dup2` and `dup3`: makes slot `a1` what slot `a0` is.
+pub const DUP2: u8 = 6;
+/// Stores two new descriptors in the `int[2]` that argument 0 points to.
+pub const PAIR_AT0: u8 = 7;
+/// Stores two new descriptors in the `int[2]` that argument 3 points to.
+pub const PAIR_AT3: u8 = 8;
+/// `fcntl`: depends on the command.
+pub const FCNTL: u8 = 9;
+/// `epoll_ctl`.
+pub const EPOLL_CTL: u8 = 10;
+/// `epoll_wait` and its relatives: the events delivered.
+pub const EPOLL_WAIT: u8 = 11;
+/// `close_range`.
+pub const CLOSE_RANGE: u8 = 12;
+/// Makes a process or thread; the scheduler's fork hook reports it, the start is kept for the interval.
+pub const CLONE: u8 = 13;
+/// May give the calling thread another table (`unshare`); reported when it did.
+pub const UNSHARE: u8 = 14;
+/// `ioctl`: of all its commands, those that change close-on-exec.
+pub const IOCTL: u8 = 15;

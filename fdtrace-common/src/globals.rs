@@ -1,0 +1,71 @@
+//! Names and shapes of the constants that user space writes into the BPF object before it is loaded.
+//!
+//! The kernel freezes them, so the verifier sees constants: dead branches vanish, offsets cost nothing.
+
+/// Byte offsets of kernel structure members, from the BTF of the running kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    pub task_tgid: u32,
+    pub task_pid: u32,
+    pub task_files: u32,
+    pub task_mm: u32,
+    pub task_signal: u32,
+    pub task_comm: u32,
+    pub task_exit_code: u32,
+    pub task_start_boottime: u32,
+    pub task_group_leader: u32,
+    pub signal_live: u32,
+    pub files_count: u32,
+    pub files_fdt: u32,
+    pub fdt_max_fds: u32,
+    pub fdt_fd: u32,
+    pub fdt_open_fds: u32,
+    pub fdt_close_on_exec: u32,
+    pub file_f_inode: u32,
+    pub file_f_flags: u32,
+    pub file_f_mode: u32,
+    pub file_f_op: u32,
+    pub file_private_data: u32,
+    pub inode_i_ino: u32,
+    pub inode_i_mode: u32,
+    pub inode_i_rdev: u32,
+    pub inode_i_sb: u32,
+    pub sb_s_dev: u32,
+    pub socket_sk: u32,
+    pub socket_type: u32,
+    pub sock_family: u32,
+    pub mm_arg_start: u32,
+    pub mm_arg_end: u32,
+    pub bprm_filename: u32,
+    /// `pt_regs`: the system call's number at exit, then its six arguments.
+    pub regs_nr: u32,
+    pub regs_arg: [u32; 6],
+    /// `pt_regs`: instruction, stack and frame pointer of the user program.
+    pub regs_ip: u32,
+    pub regs_sp: u32,
+    pub regs_bp: u32,
+}
+
+const WORDS: usize = 42;
+const _: () = assert!(size_of::<Offsets>() == WORDS * 4 && align_of::<Offsets>() == 4);
+
+impl Offsets {
+    /// All of them, in order, as the loader wants them.
+    pub fn words(&self) -> &[u32] {
+        // SAFETY: the structure is nothing but `WORDS` numbers of 32 bits, as asserted above.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast::<u32>(), WORDS) }
+    }
+}
+
+/// Global of type [`Offsets`].
+pub const OFFSETS: &str = "OFFSETS";
+/// Global of type `[u8; SYSCALLS]`: the class of each native system call.
+pub const CLASSES: &str = "CLASSES";
+/// Global of type `u32`: nonzero when `bpf_get_current_task_btf` exists (5.11 and later).
+pub const HAVE_TASK_BTF: &str = "HAVE_TASK_BTF";
+/// Global of type `u32`: nonzero to send kernel-side diagnostics through aya-log.
+pub const DEBUG: &str = "DEBUG";
+
+/// Size of the class table; system call numbers above it are never ours.
+pub const SYSCALLS: usize = 512;

@@ -1,0 +1,474 @@
+//! The records. Each begins with a [`Header`]; [`kind`] says what follows.
+//!
+//! Records reach user space in the order in which their space in the ring was reserved, across all processors.
+//! That order is consistent with happens-before, and it is the clock of fdtrace: the *position* of a record is the
+//! number of ring bytes reserved before it.
+
+/// Version of everything in this module.
+pub const VERSION: u16 = 1;
+
+/// Longest path carried by an open, including the terminating NUL (`PATH_MAX`).
+pub const PATH_MAX: usize = 4096;
+/// Longest part of a command line carried by an exec.
+pub const ARGV_MAX: usize = 1024;
+/// Most epoll events carried by one wait.
+pub const EPOLL_EVENTS_MAX: usize = 8;
+/// Slots in one [`Table`] record.
+pub const TABLE_ROWS: usize = 64;
+/// Descriptors the kernel side lists at fork and exec; what lies above is copied by the model and marked.
+pub const TABLE_WALK_MAX: u32 = 1024;
+/// [`Call::enter_pos`] of a call whose start was not seen.
+pub const NOT_SEEN: u64 = u64::MAX;
+
+/// Values of [`Header::kind`].
+pub mod kind {
+    /// [`super::Call`].
+    pub const CALL: u16 = 1;
+    /// [`super::CallFd`].
+    pub const CALL_FD: u16 = 2;
+    /// [`super::CallPair`].
+    pub const CALL_PAIR: u16 = 3;
+    /// [`super::CallPath`], then the path's bytes.
+    pub const CALL_PATH: u16 = 4;
+    /// [`super::CallEpollCtl`].
+    pub const CALL_EPOLL_CTL: u16 = 5;
+    /// [`super::CallEpollWait`].
+    pub const CALL_EPOLL_WAIT: u16 = 6;
+    /// [`super::Fork`].
+    pub const FORK: u16 = 16;
+    /// [`super::Exec`], then the path and the arguments.
+    pub const EXEC: u16 = 17;
+    /// [`super::Exit`].
+    pub const EXIT: u16 = 18;
+    /// [`super::Table`].
+    pub const TABLE: u16 = 19;
+    /// [`super::SnapRow`].
+    pub const SNAP_ROW: u16 = 32;
+    /// [`super::SnapEnd`].
+    pub const SNAP_END: u16 = 33;
+
+    // Made by user space, in the same stream.
+    /// [`super::Lost`].
+    pub const LOST: u16 = 48;
+    /// [`super::FopKind`].
+    pub const FOP_KIND: u16 = 49;
+    /// [`super::ProcessInfo`], then its strings.
+    pub const PROCESS: u16 = 50;
+    /// [`super::Tick`].
+    pub const TICK: u16 = 51;
+    /// [`super::SnapBegin`].
+    pub const SNAP_BEGIN: u16 = 52;
+}
+
+/// Classes of loss, counted per processor.
+pub mod loss {
+    /// No room in the ring for a system call's record.
+    pub const RING_CALL: usize = 0;
+    /// No room for a fork, exec or exit.
+    pub const RING_PROCESS: usize = 1;
+    /// No room for a table row or snapshot row.
+    pub const RING_TABLE: usize = 2;
+    /// The set of traced processes is full: a child goes untraced.
+    pub const PROCESSES_FULL: usize = 3;
+    /// Two threads shared one in-flight slot: the start of a call was overwritten. Costs precision, not an event.
+    pub const INFLIGHT: usize = 4;
+    /// User memory that should hold descriptors (pipe, socketpair) could not be read.
+    pub const USER_READ: usize = 5;
+    pub const CLASSES: usize = 6;
+
+    pub const NAMES: [&str; CLASSES] = [
+        "ring full: call",
+        "ring full: process",
+        "ring full: table",
+        "process set full",
+        "in-flight slot",
+        "user memory",
+    ];
+}
+
+/// Flags of a traced process, the value of the `TRACED` map.
+pub mod traced {
+    /// Traced.
+    pub const ON: u32 = 1;
+    /// Started by us and not yet in its own program: nothing but its exec is reported.
+    pub const WAIT_EXEC: u32 = 2;
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Header {
+    pub kind: u16,
+    pub flags: u16,
+    /// Records lost anywhere before this one was reserved: a step tells user space where the gap is.
+    pub lost_epoch: u32,
+    pub tgid: u32,
+    pub tid: u32,
+    /// `CLOCK_BOOTTIME` in nanoseconds, read just before the record was reserved.
+    pub time: u64,
+    /// Address of the task's `files_struct`; 0 when unknown.
+    pub table: u64,
+}
+
+/// Flags of [`Header::flags`].
+pub mod flag {
+    /// A string was cut at its limit.
+    pub const TRUNCATED: u16 = 1;
+    /// A string could not be read.
+    pub const UNREADABLE: u16 = 2;
+    /// [`super::Exit`]: the last thread of its process.
+    pub const GROUP_DEAD: u16 = 4;
+    /// [`super::Table`]: more records of this table follow.
+    pub const MORE: u16 = 8;
+    /// [`super::Table`]: the table has descriptors at and above `TABLE_WALK_MAX` that are not listed.
+    pub const BEYOND_WALK: u16 = 16;
+    /// [`super::FileInfo`] and [`super::SnapRow`]: close-on-exec.
+    pub const CLOEXEC: u16 = 32;
+    /// 32-bit system call on a 64-bit kernel.
+    pub const COMPAT: u16 = 64;
+}
+
+/// What a `struct file` is, as far as a few reads tell.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Address of the `struct file`; 0: the slot was empty. The kernel recycles addresses within microseconds.
+    pub file: u64,
+    pub inode: u64,
+    /// Address of the file operations: the only type that anonymous inodes have.
+    pub fop: u64,
+    /// `private_data`: the eventpoll, the socket, …
+    pub private: u64,
+    /// Device as the kernel packs it: `major << 20 | minor`.
+    pub dev: u32,
+    pub rdev: u32,
+    /// `i_mode`.
+    pub mode: u32,
+    /// `f_flags`: access mode and status flags as given to open.
+    pub flags: u32,
+    /// Sockets: address family and type.
+    pub family: u16,
+    pub sock_type: u16,
+    /// [`flag::CLOEXEC`] of the slot it was found in.
+    pub slot_flags: u32,
+}
+
+/// A system call that has returned.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Call {
+    pub header: Header,
+    /// When it began; 0 when not seen.
+    pub enter_time: u64,
+    /// Ring position when it began, [`NOT_SEEN`] otherwise. Every record below this position happened before it.
+    pub enter_pos: u64,
+    pub ret: i64,
+    pub args: [u64; 6],
+    /// `struct file` at enter in the slot that the call is about to change (`close`: a0, `dup2`: a1, `epoll_ctl`: a2).
+    pub before: u64,
+    /// `struct file` in that slot at exit: a close that lost a race finds its successor there.
+    pub after: u64,
+    /// `files_struct` at enter.
+    pub enter_table: u64,
+    pub nr: u32,
+    pub class: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallFd {
+    pub call: Call,
+    pub file: FileInfo,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallPair {
+    pub call: Call,
+    pub fds: [i32; 2],
+    pub files: [FileInfo; 2],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallPath {
+    pub call: Call,
+    pub file: FileInfo,
+    /// Bytes of path that follow, without NUL.
+    pub path_len: u32,
+    pub reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallEpollCtl {
+    pub call: Call,
+    /// `struct file` in the epoll's slot, at exit.
+    pub epoll: FileInfo,
+    /// `struct file` in the target's slot, at exit.
+    pub target: u64,
+    pub data: u64,
+    pub events: u32,
+    pub reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EpollEvent {
+    pub data: u64,
+    pub events: u32,
+    pub reserved: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallEpollWait {
+    pub call: Call,
+    /// `struct file` of the epoll instance, at exit.
+    pub epoll: u64,
+    pub count: u32,
+    pub reserved: u32,
+    pub events: [EpollEvent; EPOLL_EVENTS_MAX],
+}
+
+/// A new task. The header is the parent's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fork {
+    pub header: Header,
+    pub enter_time: u64,
+    pub enter_pos: u64,
+    pub child_tgid: u32,
+    pub child_tid: u32,
+    pub child_table: u64,
+    /// The child's start, nanoseconds of `CLOCK_BOOTTIME`.
+    pub child_start: u64,
+    pub comm: [u8; 16],
+}
+
+/// A process runs a new program. Rows of its table follow as [`Table`] records.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Exec {
+    pub header: Header,
+    pub enter_time: u64,
+    pub enter_pos: u64,
+    /// The thread that called exec; it takes over the process's id.
+    pub old_tid: u32,
+    /// Bytes of the program's path, then of the arguments (NUL-separated), that follow.
+    pub path_len: u32,
+    pub argv_len: u32,
+    pub reserved: u32,
+    pub comm: [u8; 16],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Exit {
+    pub header: Header,
+    /// As `wait` reports it: status `<< 8` or signal.
+    pub code: i32,
+    /// Tasks that hold the table, this one included.
+    pub table_users: u32,
+}
+
+/// 64 consecutive slots of one table at a moment when nothing can change it. `header.tgid` is the owner.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    pub header: Header,
+    /// Number of the first slot.
+    pub first: u32,
+    pub max_fds: u32,
+    /// One bit for each slot that is open or reserved.
+    pub open: u64,
+    pub cloexec: u64,
+    /// `struct file` of each slot; what is 0 is not open, and what has no bit in `open` is left over.
+    pub files: [u64; TABLE_ROWS],
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        let header = Header::default();
+        Self { header, first: 0, max_fds: 0, open: 0, cloexec: 0, files: [0; TABLE_ROWS] }
+    }
+}
+
+/// One descriptor seen by the snapshot iterator. `header.tid` is the thread that was looked at.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SnapRow {
+    pub header: Header,
+    /// The slot held this file at some moment after this ring position.
+    pub pos: u64,
+    pub file: FileInfo,
+    pub fd: i32,
+    pub reserved: u32,
+}
+
+/// A snapshot is about to be taken. `header.tgid` is the process, 0: all.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SnapBegin {
+    pub header: Header,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SnapEnd {
+    pub header: Header,
+    pub rows: u64,
+}
+
+/// What was lost between two moments, by class.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lost {
+    pub header: Header,
+    /// The last moment at which nothing was missing; `header.time` is the first at which something was.
+    pub since: u64,
+    pub by_class: [u64; loss::CLASSES],
+}
+
+/// File operations at this address mean this kind ([`FopKind::name`], NUL-padded).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FopKind {
+    pub header: Header,
+    pub fop: u64,
+    pub name: [u8; 24],
+}
+
+/// What user space knows of a process it attached to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessInfo {
+    pub header: Header,
+    /// Nanoseconds of `CLOCK_BOOTTIME`.
+    pub start: u64,
+    pub comm: [u8; 16],
+    pub exe_len: u32,
+    pub argv_len: u32,
+}
+
+/// Nothing happened up to `header.time`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tick {
+    pub header: Header,
+}
+
+/// Types that may be read from, and written as, plain bytes.
+///
+/// # Safety
+/// `repr(C)`, no padding, every bit pattern valid.
+pub unsafe trait Plain: Copy + Default + 'static {}
+
+macro_rules! plain {
+    ($($t:ty = $size:expr),+ $(,)?) => { $(
+        const _: () = assert!(size_of::<$t>() == $size && align_of::<$t>() <= 8);
+        // SAFETY: integers and arrays of them; the asserted size leaves no room for padding.
+        unsafe impl Plain for $t {}
+    )+ };
+}
+
+plain! {
+    Header = 32,
+    FileInfo = 56,
+    Call = 136,
+    CallFd = 192,
+    CallPair = 256,
+    CallPath = 200,
+    CallEpollCtl = 216,
+    EpollEvent = 16,
+    CallEpollWait = 280,
+    Fork = 88,
+    Exec = 80,
+    Exit = 40,
+    Table = 568,
+    SnapRow = 104,
+    SnapBegin = 32,
+    SnapEnd = 40,
+    Lost = 88,
+    FopKind = 64,
+    ProcessInfo = 64,
+    Tick = 32,
+}
+
+/// Reads a record from the front of `bytes`; the rest is its tail.
+pub fn read<T: Plain>(bytes: &[u8]) -> Option<(T, &[u8])> {
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    let (head, tail) = bytes.split_at(size_of::<T>());
+    // SAFETY: `head` is exactly as long as `T`, whose every bit pattern is valid; the read is unaligned.
+    Some((unsafe { head.as_ptr().cast::<T>().read_unaligned() }, tail))
+}
+
+/// The bytes of a record.
+pub fn bytes_of<T: Plain>(record: &T) -> &[u8] {
+    // SAFETY: `T` is plain data without padding, so all of its bytes are initialised.
+    unsafe { core::slice::from_raw_parts(core::ptr::from_ref(record).cast::<u8>(), size_of::<T>()) }
+}
+
+// What follows is shared through maps, not through the ring.
+
+/// Value of the set of traced processes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TracedProcess {
+    /// [`traced`].
+    pub flags: u32,
+    pub reserved: u32,
+    /// Records of this process that were lost.
+    pub lost: u64,
+}
+
+/// The call that a thread is in.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Inflight {
+    /// 0: none. Another thread's id means that the slot was taken over.
+    pub tid: u32,
+    pub nr: u32,
+    pub time: u64,
+    pub pos: u64,
+    /// See [`Call::before`].
+    pub before: u64,
+    pub table: u64,
+}
+
+/// Counters of one processor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PerCpu {
+    /// Records that there should be: those in the ring and those that were lost.
+    pub produced: u64,
+    pub lost: [u64; loss::CLASSES],
+}
+
+/// Room to build one record of variable length.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct Scratch(pub [u8; Scratch::SIZE]);
+
+impl Scratch {
+    /// The largest record is an open with its path.
+    pub const SIZE: usize = size_of::<CallPath>() + PATH_MAX;
+}
+
+/// Words that both sides read and write.
+pub mod shared {
+    /// How many records were lost so far.
+    pub const LOST_EPOCH: u32 = 0;
+    /// Nonzero: the reader sleeps; wake it with the next record, once.
+    pub const ARMED: u32 = 1;
+    /// The snapshot iterator looks at this tgid only; 0: at all that are traced.
+    pub const SNAPSHOT_TGID: u32 = 2;
+    pub const WORDS: u32 = 4;
+}
+
+plain! {
+    TracedProcess = 16,
+    Inflight = 40,
+    PerCpu = 56,
+}

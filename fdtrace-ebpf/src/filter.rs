@@ -1,0 +1,75 @@
+//! Is this task ours? Asked on every system call of the machine, so the answer must cost next to nothing.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use fdtrace_common::{
+    globals::SYSCALLS,
+    wire::{TracedProcess, traced},
+};
+
+use crate::maps::{SIEVE, SIEVE_ENTRIES, TRACED};
+
+#[unsafe(no_mangle)]
+static CLASSES: [u8; SYSCALLS] = [0; SYSCALLS];
+
+/// The class of a native system call.
+#[inline(always)]
+pub fn class(nr: u64) -> u8 {
+    if nr >= SYSCALLS as u64 {
+        return fdtrace_common::class::NONE;
+    }
+    // SAFETY: `nr` was checked against the table's length; volatile because user space replaces the table before load.
+    unsafe { core::ptr::read_volatile((&raw const CLASSES).cast::<u8>().add(nr as usize & (SYSCALLS - 1))) }
+}
+
+/// A traced task.
+#[derive(Clone, Copy)]
+pub struct Task {
+    pub tgid: u32,
+    pub tid: u32,
+    pub process: *mut TracedProcess,
+}
+
+/// The current task, if its process is traced and past its exec.
+#[inline(always)]
+pub fn current() -> Option<Task> {
+    let task = current_any()?;
+    // SAFETY: `process` points to a live element of a hash map.
+    if unsafe { (*task.process).flags } & traced::WAIT_EXEC != 0 { None } else { Some(task) }
+}
+
+/// The current task, if its process is traced, even when it still waits for its exec.
+#[inline(always)]
+pub fn current_any() -> Option<Task> {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
+    let process = process(tgid)?;
+    Some(Task { tgid, tid, process })
+}
+
+/// The entry of a traced process.
+#[inline(always)]
+pub fn process(tgid: u32) -> Option<*mut TracedProcess> {
+    match SIEVE.get(tgid & (SIEVE_ENTRIES - 1)) {
+        Some(mark) if *mark != 0 => TRACED.get_ptr_mut(&tgid),
+        _ => None,
+    }
+}
+
+/// Begins to trace a process. `false`: the set is full.
+#[inline(always)]
+pub fn adopt(tgid: u32, flags: u32) -> bool {
+    if TRACED.insert(&tgid, &TracedProcess { flags, reserved: 0, lost: 0 }, 0).is_err() {
+        return false;
+    }
+    if let Some(mark) = SIEVE.get_ptr_mut(tgid & (SIEVE_ENTRIES - 1)) {
+        // SAFETY: a live element of an array map; everybody stores the same value.
+        unsafe { *mark = 1 };
+    }
+    true
+}
+
+#[inline(always)]
+pub fn release(tgid: u32) {
+    // The entry may be gone already: nothing to do then.
+    let _ = TRACED.remove(&tgid);
+}

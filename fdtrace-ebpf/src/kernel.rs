@@ -1,0 +1,174 @@
+//! Reads of kernel structures, at the offsets that user space took from the running kernel's BTF.
+//!
+//! Nothing in here knows a compiled-in offset. Pointers that came from a BTF tracepoint are loaded directly, and the
+//! verifier rejects a wrong offset; everything behind an untyped pointer goes through `bpf_probe_read_kernel`.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel};
+use fdtrace_common::{
+    globals::Offsets,
+    wire::{FileInfo, flag},
+};
+
+// SAFETY: plain integers, for which zero is a value.
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = unsafe { core::mem::zeroed() };
+#[unsafe(no_mangle)]
+static HAVE_TASK_BTF: u32 = 0;
+
+/// The offset of a member, a constant to the verifier.
+macro_rules! offset {
+    ($field:ident $([$i:expr])?) => {
+        crate::kernel::constant(&crate::kernel::offsets().$field $([$i])?)
+    };
+}
+pub(crate) use offset;
+
+#[inline(always)]
+pub fn offsets() -> &'static Offsets {
+    &OFFSETS
+}
+
+#[inline(always)]
+pub fn constant(offset: &u32) -> usize {
+    // SAFETY: a read through a reference; volatile because user space replaces the value before load.
+    unsafe { core::ptr::read_volatile(offset) as usize }
+}
+
+/// Loads a member through a pointer that the verifier knows the type of.
+///
+/// # Safety
+/// `base` is such a pointer and `offset` lies inside the structure: the verifier checks both.
+#[inline(always)]
+pub unsafe fn member<T: Copy>(base: *const c_void, offset: usize) -> T {
+    // SAFETY: by the caller's promise.
+    unsafe { core::ptr::read_volatile(base.byte_add(offset).cast::<T>()) }
+}
+
+/// Reads kernel memory at an address that may be anything; 0 or empty when it cannot be read.
+#[inline(always)]
+pub fn read<T: Copy + Default>(address: u64) -> T {
+    // SAFETY: the helper checks the address and reports a fault.
+    unsafe { bpf_probe_read_kernel(address as *const T) }.unwrap_or_default()
+}
+
+/// The current task's `files_struct` and its `fdtable`.
+#[derive(Clone, Copy)]
+pub struct Files {
+    pub files: u64,
+    fdt: u64,
+}
+
+impl Files {
+    #[inline(always)]
+    pub fn of_current() -> Self {
+        // SAFETY: a read of an initialised static, replaced by user space before load.
+        if unsafe { core::ptr::read_volatile(&raw const HAVE_TASK_BTF) } != 0 {
+            // SAFETY: the helper returns a typed, trusted pointer to the running task.
+            let task = unsafe { bpf_get_current_task_btf() }.cast::<c_void>();
+            // SAFETY: `files` is a member of `task_struct`; the offset comes from BTF.
+            let files: u64 = unsafe { member(task, offset!(task_files)) };
+            Self::at(files)
+        } else {
+            // SAFETY: the helper has no preconditions.
+            let task = unsafe { bpf_get_current_task() };
+            Self::at(read::<u64>(task + offset!(task_files) as u64))
+        }
+    }
+
+    #[inline(always)]
+    pub fn at(files: u64) -> Self {
+        let fdt = if files == 0 { 0 } else { read::<u64>(files + offset!(files_fdt) as u64) };
+        Self { files, fdt }
+    }
+
+    /// The `struct file` in a slot; 0 when it is empty or out of range.
+    #[inline(always)]
+    pub fn file(self, fd: u64) -> u64 {
+        let fd = fd & 0xffff_ffff;
+        if fd >= u64::from(self.max_fds()) {
+            return 0;
+        }
+        let array = read::<u64>(self.fdt + offset!(fdt_fd) as u64);
+        read::<u64>(array + fd * 8)
+    }
+
+    #[inline(always)]
+    pub fn max_fds(self) -> u32 {
+        if self.fdt == 0 { 0 } else { read::<u32>(self.fdt + offset!(fdt_max_fds) as u64) }
+    }
+
+    /// 64 bits of the bitmap of open descriptors, or of close-on-exec ones.
+    #[inline(always)]
+    pub fn open_word(self, word: u64) -> u64 {
+        read::<u64>(read::<u64>(self.fdt + offset!(fdt_open_fds) as u64) + word * 8)
+    }
+
+    #[inline(always)]
+    pub fn cloexec_word(self, word: u64) -> u64 {
+        read::<u64>(read::<u64>(self.fdt + offset!(fdt_close_on_exec) as u64) + word * 8)
+    }
+
+    /// Base of the array of `struct file` pointers.
+    #[inline(always)]
+    pub fn array(self) -> u64 {
+        read::<u64>(self.fdt + offset!(fdt_fd) as u64)
+    }
+
+    /// How many tasks hold this table.
+    #[inline(always)]
+    pub fn users(self) -> u32 {
+        if self.files == 0 { 0 } else { read::<u32>(self.files + offset!(files_count) as u64) }
+    }
+}
+
+const S_IFMT: u32 = 0o170_000;
+const S_IFSOCK: u32 = 0o140_000;
+
+/// Fills `out` with what is in a slot.
+///
+/// # Safety
+/// `out` is valid for writes.
+#[inline(always)]
+pub unsafe fn describe_slot(files: Files, fd: u64, out: *mut FileInfo) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        describe(files.file(fd), out);
+        let fd = fd & 0x7fff_ffff;
+        if files.cloexec_word(fd / 64) >> (fd % 64) & 1 != 0 {
+            (*out).slot_flags = u32::from(flag::CLOEXEC);
+        }
+    }
+}
+
+/// Fills `out` with what a `struct file` is.
+///
+/// # Safety
+/// `out` is valid for writes.
+#[inline(always)]
+pub unsafe fn describe(file: u64, out: *mut FileInfo) {
+    // SAFETY: `out` is valid for writes by the caller's promise; every kernel read is checked by its helper.
+    unsafe {
+        (*out).file = file;
+        (*out).slot_flags = 0;
+        (*out).family = 0;
+        (*out).sock_type = 0;
+        let inode = read::<u64>(file + offset!(file_f_inode) as u64);
+        let private = read::<u64>(file + offset!(file_private_data) as u64);
+        let mode = u32::from(read::<u16>(inode + offset!(inode_i_mode) as u64));
+        (*out).private = private;
+        (*out).mode = mode;
+        (*out).fop = read::<u64>(file + offset!(file_f_op) as u64);
+        (*out).flags = read::<u32>(file + offset!(file_f_flags) as u64);
+        (*out).inode = read::<u64>(inode + offset!(inode_i_ino) as u64);
+        (*out).rdev = read::<u32>(inode + offset!(inode_i_rdev) as u64);
+        let sb = read::<u64>(inode + offset!(inode_i_sb) as u64);
+        (*out).dev = read::<u32>(sb + offset!(sb_s_dev) as u64);
+        if mode & S_IFMT == S_IFSOCK {
+            let sk = read::<u64>(private + offset!(socket_sk) as u64);
+            (*out).family = read::<u16>(sk + offset!(sock_family) as u64);
+            (*out).sock_type = read::<u16>(private + offset!(socket_type) as u64);
+        }
+    }
+}

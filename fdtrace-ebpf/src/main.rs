@@ -1,0 +1,91 @@
+//! The kernel side of fdtrace. This file holds the entry points, each with the prototype of the hook it depends on.
+//!
+//! Two BTF tracepoints see every system call of the machine and leave after a few instructions unless the call is ours
+//! and the task is traced; three follow processes; one iterator takes the snapshot. They were chosen over per-syscall
+//! tracepoints and raw tracepoints by measurement: see ARCHITECTURE.md, "Which hooks".
+#![no_std]
+#![no_main]
+// LLVM would turn runs of stores into calls of memset, which is a loop over bytes here.
+#![no_builtins]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "the only way to an atomic add on a target without compare-and-swap")]
+
+mod emit;
+mod filter;
+mod kernel;
+mod maps;
+mod process;
+mod snapshot;
+mod syscalls;
+
+use core::ffi::c_void;
+
+use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
+
+/// Nonzero: send diagnostics through aya-log. A constant to the verifier, which removes the branch when it is zero.
+#[unsafe(no_mangle)]
+static DEBUG: u32 = 0;
+
+/// The helpers that read kernel memory are reserved for programs under a GPL-compatible licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// Since 4.18: `TP_PROTO(struct pt_regs *regs, long id)`.
+/// <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/syscalls.h#L18>
+#[btf_tracepoint(function = "sys_enter")]
+pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
+    syscalls::enter(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// Since 4.18: `TP_PROTO(struct pt_regs *regs, long ret)`.
+/// <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/syscalls.h#L44>
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
+    syscalls::exit(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// `TP_PROTO(struct task_struct *parent, struct task_struct *child)`.
+/// <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sched.h#L370>
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    process::fork(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// `TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`.
+/// <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sched.h#L396>
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: read of a static that user space may have replaced before load.
+    if unsafe { core::ptr::read_volatile(&raw const DEBUG) } != 0 {
+        aya_log_ebpf::debug!(&ctx, "exec in process {}", ctx.tgid());
+    }
+    process::exec(ctx.arg(1), ctx.arg(2));
+    0
+}
+
+/// `TP_PROTO(struct task_struct *p)`; from 6.17 on a second argument tells whether the whole group dies.
+/// <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sched.h#L327>
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
+    process::exit(ctx.arg(0));
+    0
+}
+
+/// `iter/task_file` (5.8): called once for each descriptor of each table. aya-ebpf has no macro for iterators.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+pub extern "C" fn snapshot(ctx: *const c_void) -> i32 {
+    // SAFETY: the kernel passes a `struct bpf_iter__task_file`, and the verifier checks every access to it.
+    snapshot::row(unsafe { &*ctx.cast::<snapshot::TaskFile>() });
+    0
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

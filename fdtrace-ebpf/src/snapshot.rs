@@ -1,0 +1,71 @@
+//! The snapshot: every descriptor of the traced processes, written into the same ring as the events.
+//!
+//! A row says that a slot held a file at some moment *after* a ring position. The position is read first and the slot
+//! again afterwards, so an event below that position cannot contradict the row, and one above it decides.
+
+use core::ffi::c_void;
+
+use fdtrace_common::wire::{SnapEnd, SnapRow, flag, kind, loss, shared};
+
+use crate::{
+    emit::{self, Subject},
+    filter,
+    kernel::{Files, describe, member, offset},
+    maps::SHARED,
+};
+
+/// `struct bpf_iter__task_file`, <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/task_iter.c#L466>.
+#[repr(C)]
+pub struct TaskFile {
+    meta: *const c_void,
+    task: *const c_void,
+    fd: u32,
+    file: *const c_void,
+}
+
+#[inline(always)]
+pub fn row(ctx: &TaskFile) {
+    let (task, fd, file) = (ctx.task, u64::from(ctx.fd), ctx.file as u64);
+    if task.is_null() {
+        // The iterator calls once more with nothing when it is through.
+        emit::fixed::<SnapEnd>(loss::RING_TABLE, core::ptr::null_mut(), |record| {
+            // SAFETY: the reserved record.
+            unsafe {
+                let nobody = Subject { tgid: 0, tid: 0, table: 0 };
+                emit::fill_header(&raw mut (*record).header, kind::SNAP_END, 0, nobody);
+                (*record).rows = 0;
+            }
+        });
+        return;
+    }
+    if file == 0 {
+        return;
+    }
+    // SAFETY: `task` is typed by the iterator and not null; the offsets come from BTF.
+    let (tgid, tid, table): (u32, u32, u64) = unsafe {
+        (member(task, offset!(task_tgid)), member(task, offset!(task_pid)), member(task, offset!(task_files)))
+    };
+    let only = SHARED.get(shared::SNAPSHOT_TGID).map_or(0, |word| *word);
+    if only != 0 && only != u64::from(tgid) {
+        return;
+    }
+    let Some(process) = filter::process(tgid) else { return };
+    let pos = emit::position();
+    let files = Files::at(table);
+    // Closed or replaced since the iterator took its reference: the events tell.
+    if files.file(fd) != file {
+        return;
+    }
+    let cloexec = files.cloexec_word(fd / 64) >> (fd % 64) & 1 != 0;
+    emit::fixed::<SnapRow>(loss::RING_TABLE, process, |record| {
+        // SAFETY: the reserved record.
+        unsafe {
+            let flags = if cloexec { flag::CLOEXEC } else { 0 };
+            emit::fill_header(&raw mut (*record).header, kind::SNAP_ROW, flags, Subject { tgid, tid, table });
+            (*record).pos = pos;
+            describe(file, &raw mut (*record).file);
+            (*record).fd = fd as i32;
+            (*record).reserved = 0;
+        }
+    });
+}

@@ -1,0 +1,311 @@
+//! System calls: what is kept at their start, what is reported at their end.
+//!
+//! The start is not reported. It leaves in the thread's in-flight slot what the end cannot know any more: the ring
+//! position (so that user space has the interval in which the call took effect) and the `struct file` behind a number
+//! that is about to go.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::{bpf_probe_read_user, bpf_probe_read_user_str_bytes};
+use fdtrace_common::{
+    class,
+    wire::{
+        Call, CallEpollCtl, CallEpollWait, CallFd, CallPair, CallPath, EPOLL_EVENTS_MAX, Header, Inflight, NOT_SEEN,
+        PATH_MAX, Scratch, flag, kind, loss,
+    },
+};
+
+use crate::{
+    emit::{self, Subject},
+    filter::{self, Task},
+    kernel::{Files, describe_slot, member, offset},
+    maps::{INFLIGHT, INFLIGHT_ENTRIES},
+};
+
+const EBADF: i64 = -9;
+const ENFILE: i64 = -23;
+const EMFILE: i64 = -24;
+const F_DUPFD: u64 = 0;
+const F_SETFD: u64 = 2;
+const F_DUPFD_CLOEXEC: u64 = 1030;
+const FIONCLEX: u64 = 0x5450;
+const FIOCLEX: u64 = 0x5451;
+
+/// `sys_enter(struct pt_regs *regs, long id)`.
+#[inline(always)]
+pub fn enter(regs: *const c_void, nr: u64) {
+    let class = filter::class(nr);
+    if class == class::NONE {
+        return;
+    }
+    let Some(task) = filter::current() else { return };
+    let Some(slot) = inflight(task.tid) else { return };
+    let files = Files::of_current();
+    let before = match class {
+        class::CLOSE => files.file(arg(regs, 0)),
+        class::DUP2 => files.file(arg(regs, 1)),
+        class::EPOLL_CTL => files.file(arg(regs, 2)),
+        _ => 0,
+    };
+    // SAFETY: `slot` is a live element of an array map. Only this thread writes it, or one with the same low bits of
+    // tid: that one is found out by its tid.
+    unsafe {
+        (*slot).tid = task.tid;
+        (*slot).nr = nr as u32;
+        (*slot).time = emit::now();
+        (*slot).table = files.files;
+        (*slot).before = before;
+        (*slot).pos = emit::position();
+    }
+}
+
+/// `sys_exit(struct pt_regs *regs, long ret)`.
+#[inline(always)]
+pub fn exit(regs: *const c_void, ret: i64) {
+    // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offset comes from BTF.
+    let nr: u64 = unsafe { member(regs, offset!(regs_nr)) };
+    let class = filter::class(nr);
+    if ret != EBADF && (class == class::NONE || class == class::USE || class == class::CLONE) {
+        return;
+    }
+    let Some(task) = filter::current() else { return };
+    let done = Done::new(regs, nr, ret, class, task);
+    match class {
+        class::CLOSE | class::CLOSE_RANGE => done.plain(),
+        class::RETURNS_FD => done.new_fd(),
+        class::OPEN_PATH0 => done.opened(0),
+        class::OPEN_PATH1 => done.opened(1),
+        class::DUP2 if ret >= 0 => done.with_file(ret as u64),
+        class::PAIR_AT0 if ret == 0 => done.pair(arg(regs, 0)),
+        class::PAIR_AT3 if ret == 0 => done.pair(arg(regs, 3)),
+        class::FCNTL if ret >= 0 => match arg(regs, 1) & 0xffff_ffff {
+            F_DUPFD | F_DUPFD_CLOEXEC => done.with_file(ret as u64),
+            F_SETFD => done.plain(),
+            _ => {}
+        },
+        class::IOCTL if ret >= 0 => match arg(regs, 1) & 0xffff_ffff {
+            FIOCLEX | FIONCLEX => done.plain(),
+            _ => {}
+        },
+        class::EPOLL_CTL => done.epoll_ctl(),
+        // A wait of no length that found nothing is a poll: loops do it all the time, and it tells nothing.
+        class::EPOLL_WAIT if ret != 0 || arg(regs, 3) != 0 => done.epoll_wait(),
+        class::UNSHARE if done.files.files != done.start.table => done.plain(),
+        _ if matches!(ret, EBADF | EMFILE | ENFILE) => done.plain(),
+        _ => {}
+    }
+}
+
+/// The start of the call that the current thread is in, for hooks that fire inside it.
+#[inline(always)]
+pub fn started(tid: u32) -> Inflight {
+    if let Some(slot) = inflight(tid) {
+        // SAFETY: a live element of an array map.
+        let seen = unsafe { *slot };
+        if seen.tid == tid {
+            return seen;
+        }
+    }
+    Inflight { tid, nr: 0, time: 0, pos: NOT_SEEN, before: 0, table: 0 }
+}
+
+/// A finished call.
+struct Done {
+    regs: *const c_void,
+    ret: i64,
+    nr: u32,
+    class: u8,
+    start: Inflight,
+    files: Files,
+    task: Task,
+}
+
+impl Done {
+    #[inline(always)]
+    fn new(regs: *const c_void, nr: u64, ret: i64, class: u8, task: Task) -> Self {
+        let mut start = Inflight { tid: 0, nr: 0, time: 0, pos: NOT_SEEN, before: 0, table: 0 };
+        if let Some(slot) = inflight(task.tid) {
+            // SAFETY: a live element of an array map.
+            let seen = unsafe { *slot };
+            if seen.tid == task.tid && seen.nr == nr as u32 {
+                start = seen;
+            } else if seen.tid != task.tid && class != class::NONE {
+                emit::count_degraded(loss::INFLIGHT);
+            }
+            // SAFETY: as above. The call is over.
+            unsafe { (*slot).tid = 0 };
+        }
+        Self { regs, ret, nr: nr as u32, class, start, files: Files::of_current(), task }
+    }
+
+    #[inline(always)]
+    fn subject(&self) -> Subject {
+        Subject { tgid: self.task.tgid, tid: self.task.tid, table: self.files.files }
+    }
+
+    /// Writes the part that all calls have.
+    ///
+    /// # Safety
+    /// `call` is valid for writes.
+    #[inline(always)]
+    unsafe fn fill(&self, call: *mut Call, kind: u16, flags: u16) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            emit::fill_header(&raw mut (*call).header, kind, flags, self.subject());
+            (*call).enter_time = self.start.time;
+            (*call).enter_pos = self.start.pos;
+            (*call).ret = self.ret;
+            (*call).args[0] = arg(self.regs, 0);
+            (*call).args[1] = arg(self.regs, 1);
+            (*call).args[2] = arg(self.regs, 2);
+            (*call).args[3] = arg(self.regs, 3);
+            (*call).args[4] = arg(self.regs, 4);
+            (*call).args[5] = arg(self.regs, 5);
+            (*call).before = self.start.before;
+            (*call).after = match self.class {
+                class::CLOSE => self.files.file(arg(self.regs, 0)),
+                class::DUP2 => self.files.file(arg(self.regs, 1)),
+                _ => 0,
+            };
+            (*call).enter_table = self.start.table;
+            (*call).nr = self.nr;
+            (*call).class = u32::from(self.class);
+        }
+    }
+
+    #[inline(always)]
+    fn plain(&self) {
+        emit::fixed::<Call>(loss::RING_CALL, self.task.process, |call| {
+            // SAFETY: the reserved record.
+            unsafe { self.fill(call, kind::CALL, 0) };
+        });
+    }
+
+    #[inline(always)]
+    fn with_file(&self, fd: u64) {
+        emit::fixed::<CallFd>(loss::RING_CALL, self.task.process, |record| {
+            // SAFETY: the reserved record.
+            unsafe {
+                self.fill(&raw mut (*record).call, kind::CALL_FD, 0);
+                describe_slot(self.files, fd, &raw mut (*record).file);
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn new_fd(&self) {
+        if self.ret >= 0 {
+            self.with_file(self.ret as u64);
+        } else if matches!(self.ret, EBADF | EMFILE | ENFILE) {
+            self.plain();
+        }
+    }
+
+    #[inline(always)]
+    fn pair(&self, pointer: u64) {
+        // SAFETY: the helper checks the address and reports a fault.
+        let Ok(fds) = (unsafe { bpf_probe_read_user(pointer as *const [i32; 2]) }) else {
+            emit::missing(loss::USER_READ, self.task.process);
+            return;
+        };
+        emit::fixed::<CallPair>(loss::RING_CALL, self.task.process, |record| {
+            // SAFETY: the reserved record.
+            unsafe {
+                self.fill(&raw mut (*record).call, kind::CALL_PAIR, 0);
+                (*record).fds = fds;
+                describe_slot(self.files, fds[0] as u64, &raw mut (*record).files[0]);
+                describe_slot(self.files, fds[1] as u64, &raw mut (*record).files[1]);
+            }
+        });
+    }
+
+    /// An open. The path is read at the end of the call, when the kernel has just brought it into memory.
+    #[inline(always)]
+    fn opened(&self, path_arg: usize) {
+        if self.ret < 0 {
+            if matches!(self.ret, EBADF | EMFILE | ENFILE) {
+                self.plain();
+            }
+            return;
+        }
+        let Some(scratch) = emit::scratch() else { return };
+        let record = scratch.cast::<CallPath>();
+        let head = size_of::<CallPath>();
+        // SAFETY: the scratch buffer has room for the record and `PATH_MAX` bytes behind it, and is ours alone: the
+        // program cannot be interrupted by another one on this processor.
+        unsafe {
+            let tail = core::slice::from_raw_parts_mut(scratch.cast::<u8>().add(head), PATH_MAX);
+            let (mut len, mut flags) = (0, 0);
+            match bpf_probe_read_user_str_bytes(arg(self.regs, path_arg) as *const u8, tail) {
+                Ok(path) => len = path.len(),
+                Err(_) => flags = flag::UNREADABLE,
+            }
+            if len >= PATH_MAX - 1 {
+                len = PATH_MAX - 1;
+                flags = flag::TRUNCATED;
+            }
+            self.fill(&raw mut (*record).call, kind::CALL_PATH, flags);
+            describe_slot(self.files, self.ret as u64, &raw mut (*record).file);
+            (*record).path_len = len as u32;
+            (*record).reserved = 0;
+            emit::variable(scratch, head + len, loss::RING_CALL, self.task.process);
+        }
+    }
+
+    #[inline(always)]
+    fn epoll_ctl(&self) {
+        // The event is packed on x86-64: 4 bytes of mask, then 8 of data. A null pointer (DEL) reads as zeros.
+        let event: [u32; 3] =
+            // SAFETY: the helper checks the address and reports a fault.
+            unsafe { bpf_probe_read_user(arg(self.regs, 3) as *const [u32; 3]) }.unwrap_or_default();
+        emit::fixed::<CallEpollCtl>(loss::RING_CALL, self.task.process, |record| {
+            // SAFETY: the reserved record.
+            unsafe {
+                self.fill(&raw mut (*record).call, kind::CALL_EPOLL_CTL, 0);
+                describe_slot(self.files, arg(self.regs, 0), &raw mut (*record).epoll);
+                (*record).target = self.files.file(arg(self.regs, 2));
+                (*record).events = event[0];
+                (*record).data = u64::from(event[1]) | u64::from(event[2]) << 32;
+                (*record).reserved = 0;
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn epoll_wait(&self) {
+        let pointer = arg(self.regs, 1);
+        emit::fixed::<CallEpollWait>(loss::RING_CALL, self.task.process, |record| {
+            // SAFETY: the reserved record.
+            unsafe {
+                self.fill(&raw mut (*record).call, kind::CALL_EPOLL_WAIT, 0);
+                (*record).epoll = self.files.file(arg(self.regs, 0));
+                (*record).count = self.ret as u32;
+                (*record).reserved = 0;
+                for i in 0..EPOLL_EVENTS_MAX {
+                    let mut event = [0u32; 3];
+                    if (i as i64) < self.ret {
+                        let at = pointer + (i as u64) * size_of::<[u32; 3]>() as u64;
+                        event = bpf_probe_read_user(at as *const [u32; 3]).unwrap_or_default();
+                    }
+                    (*record).events[i].events = event[0];
+                    (*record).events[i].data = u64::from(event[1]) | u64::from(event[2]) << 32;
+                    (*record).events[i].reserved = 0;
+                }
+            }
+        });
+    }
+}
+
+#[inline(always)]
+fn inflight(tid: u32) -> Option<*mut Inflight> {
+    INFLIGHT.get_ptr_mut(tid & (INFLIGHT_ENTRIES - 1))
+}
+
+/// An argument of the call; `i` is a constant.
+#[inline(always)]
+fn arg(regs: *const c_void, i: usize) -> u64 {
+    // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offset comes from BTF.
+    unsafe { member(regs, offset!(regs_arg[i])) }
+}
+
+const _: () = assert!(size_of::<CallPath>() + PATH_MAX <= Scratch::SIZE && size_of::<Header>() == 32);

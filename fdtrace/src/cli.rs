@@ -1,0 +1,185 @@
+//! The command line as typed. [`Cli::plan`] turns it into a [`Plan`], which knows nothing of clap.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::plan::{Level, Output, Plan, Several, Target, User};
+
+/// Tells you who closed your file descriptor: which process and thread, by which call, and what the number was before.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    override_usage = "sudo fdtrace [OPTIONS] -- COMMAND [ARG]...\n       sudo fdtrace [OPTIONS] -p PID[,PID]...\n       \
+                      sudo fdtrace [OPTIONS] -n NAME\n       fdtrace doctor | explain [RULE]",
+    after_help = "Examples:\n  \
+        sudo fdtrace -- python3 app.py        start a program and trace it from its first instruction\n  \
+        sudo fdtrace -p 4242                  a running process\n  \
+        sudo fdtrace -n worker.py             by name: command, executable, Python script or module\n  \
+        fdtrace explain use-after-close       what a rule means, how it is proven, how to mend the program\n\n\
+        Exit status: that of COMMAND; 0 after attaching; 2 wrong use, 3 cannot observe here, 4 incomplete with\n\
+        --require-complete, N with --error-exitcode N when something was found."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+    #[command(flatten)]
+    trace: Trace,
+    /// More about fdtrace's own doings (twice: kernel-side diagnostics too)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Can this machine run fdtrace, what is missing, and the one command that mends it
+    Doctor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// What a rule means, how it is proven, how to mend the program; without RULE, all rules
+    Explain { rule: Option<String> },
+}
+
+#[derive(Debug, Args)]
+struct Trace {
+    /// Trace running processes
+    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pids: Vec<u32>,
+    /// Trace a running process by command, executable, argv[0], Python script or `-m` module
+    #[arg(short, long, value_name = "NAME", conflicts_with = "pids")]
+    name: Option<OsString>,
+    /// With -n: all that match
+    #[arg(long, requires = "name", conflicts_with = "newest")]
+    all: bool,
+    /// With -n: the newest that matches
+    #[arg(long, requires = "name")]
+    newest: bool,
+    /// With -n: wait until there is one
+    #[arg(long, requires = "name")]
+    wait: bool,
+    /// Write findings as JSON lines (`-`: standard output)
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Replace output files that exist
+    #[arg(long)]
+    force: bool,
+    /// Stop after this many seconds
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    duration: Option<Duration>,
+    /// Also report what is true but usually harmless
+    #[arg(long)]
+    notes: bool,
+    /// Run COMMAND as this user instead of the one who called sudo
+    #[arg(short, long, value_name = "USER", requires = "command")]
+    user: Option<OsString>,
+    /// Size of the ring buffer between kernel and fdtrace, in KiB (rounded up to a power of two of pages)
+    #[arg(long, value_name = "KIB", default_value_t = 16384, value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
+    ring_size: u32,
+    /// How sure a finding must be for --error-exitcode
+    #[arg(long, value_name = "LEVEL", value_enum, default_value = "likely")]
+    fail_on: FailOn,
+    /// Exit with this status when something was found
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    error_exitcode: Option<u8>,
+    /// Exit with status 4 when events were lost
+    #[arg(long)]
+    require_complete: bool,
+    /// Command to start and trace
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pids", "name"])]
+    command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FailOn {
+    Possible,
+    Likely,
+    Proven,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix('s').unwrap_or(text);
+    let seconds: f64 = number.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("`{text}` is not a length of time"))
+}
+
+impl Cli {
+    /// What to trace and how. `Err`: nothing was asked for.
+    pub fn plan(self) -> Result<Plan, String> {
+        let Trace { pids, name, all, newest, wait, json, force, duration, notes, user, .. } = self.trace;
+        let mut command = self.trace.command.into_iter();
+        let target = if let Some(program) = command.next() {
+            let user = match user {
+                None => User::Caller,
+                Some(name) if name == "root" => User::Root,
+                Some(name) => User::Named(name),
+            };
+            Target::Command { program, args: command.collect(), user }
+        } else if let Some(name) = name {
+            let several = match (all, newest) {
+                (true, _) => Several::All,
+                (_, true) => Several::Newest,
+                _ => Several::Refuse,
+            };
+            Target::Name { name, several, wait }
+        } else if !pids.is_empty() {
+            Target::Pids(pids)
+        } else {
+            return Err("nothing to trace: give a command after `--`, a process with -p, or a name with -n".to_owned());
+        };
+        let level = match self.trace.fail_on {
+            FailOn::Possible => Level::Possible,
+            FailOn::Likely => Level::Likely,
+            FailOn::Proven => Level::Proven,
+        };
+        Ok(Plan {
+            target,
+            output: Output { json, force, notes },
+            ring_size: self.trace.ring_size.saturating_mul(1024).next_power_of_two(),
+            duration,
+            debug: self.verbose > 1,
+            require_complete: self.trace.require_complete,
+            findings_exit: self.trace.error_exitcode.map(|code| (level, i32::from(code))),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn plan(args: &[&str]) -> Plan {
+        Cli::try_parse_from(args).expect("arguments").plan().expect("a plan")
+    }
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_dashes_belongs_to_the_command() {
+        let plan = plan(&["fdtrace", "--json", "x", "--", "python3", "-p", "1"]);
+        let Target::Command { program, args, user } = plan.target else { panic!("{plan:?}") };
+        assert_eq!((program, args, user), ("python3".into(), vec!["-p".into(), "1".into()], User::Caller));
+    }
+
+    #[test]
+    fn several_pids() {
+        assert!(matches!(plan(&["fdtrace", "-p", "1,2", "-p", "3"]).target, Target::Pids(pids) if pids == [1, 2, 3]));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for args in [&["fdtrace", "-p", "1", "-n", "x"][..], &["fdtrace", "-p", "0"], &["fdtrace", "--all"]] {
+            assert!(Cli::try_parse_from(args).is_err(), "{args:?}");
+        }
+        assert!(Cli::try_parse_from(["fdtrace"]).expect("arguments").plan().is_err());
+    }
+}

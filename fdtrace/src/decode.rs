@@ -1,0 +1,328 @@
+//! Bytes from the ring or a recording to events. Pure: no state, no clock, no panic; what cannot be read is an error
+//! that names the record.
+//!
+//! What a system call did to its table is decided here, from its number, arguments and result alone.
+
+use std::rc::Rc;
+
+use fdtrace_common::{
+    class,
+    wire::{self, FileInfo, Header, flag, kind},
+};
+
+use crate::{
+    event::{Call, Effect, EpollCtl, EpollOp, Event, Install, Interval, Moment, Path, TableRow, What},
+    syscalls::{self, Arch, F_DUPFD, F_DUPFD_CLOEXEC, F_SETFD, Syscall, fd},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    #[error("record at ring position {pos} is cut short: kind {kind}, {len} bytes")]
+    Short { pos: u64, kind: u16, len: usize },
+    #[error("record at ring position {pos} has unknown kind {kind}")]
+    UnknownKind { pos: u64, kind: u16 },
+    #[error("record at ring position {pos} is about system call {nr}, which has nothing to do with descriptors")]
+    UnknownCall { pos: u64, nr: u32 },
+}
+
+const FIOCLEX: u32 = 0x5451;
+const FIONCLEX: u32 = 0x5450;
+const CLOSE_RANGE_CLOEXEC: u64 = 4;
+const EBADF: i64 = -9;
+
+/// Decodes one record. `None`: a call that says nothing about descriptors after all.
+pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, DecodeError> {
+    let Some((header, _)) = wire::read::<Header>(bytes) else {
+        return Err(DecodeError::Short { pos, kind: 0, len: bytes.len() });
+    };
+    let short = DecodeError::Short { pos, kind: header.kind, len: bytes.len() };
+    let what = match header.kind {
+        kind::CALL..=kind::CALL_EPOLL_WAIT => return call(pos, header.kind, bytes, arch, short),
+        kind::FORK => {
+            let (record, _) = wire::read::<wire::Fork>(bytes).ok_or(short)?;
+            let what = What::Fork {
+                tgid: record.child_tgid,
+                tid: record.child_tid,
+                table: record.child_table,
+                start: record.child_start,
+                comm: record.comm,
+            };
+            return Ok(Some(event(pos, &header, enter(record.enter_time, record.enter_pos), what)));
+        }
+        kind::EXEC => {
+            let (record, tail) = wire::read::<wire::Exec>(bytes).ok_or(short)?;
+            let (path, argv) = split(tail, record.path_len, record.argv_len).ok_or(short)?;
+            let what = What::Exec { old_tid: record.old_tid, path, argv, comm: record.comm };
+            return Ok(Some(event(pos, &header, enter(record.enter_time, record.enter_pos), what)));
+        }
+        kind::EXIT => {
+            let (record, _) = wire::read::<wire::Exit>(bytes).ok_or(short)?;
+            What::Exit {
+                code: record.code,
+                group_dead: header.flags & flag::GROUP_DEAD != 0,
+                table_users: record.table_users,
+            }
+        }
+        kind::TABLE => {
+            let (record, _) = wire::read::<wire::Table>(bytes).ok_or(short)?;
+            What::Table {
+                rows: rows(&record),
+                more: header.flags & flag::MORE != 0,
+                beyond_walk: header.flags & flag::BEYOND_WALK != 0,
+            }
+        }
+        kind::SNAP_ROW => {
+            let (record, _) = wire::read::<wire::SnapRow>(bytes).ok_or(short)?;
+            let cloexec = header.flags & flag::CLOEXEC != 0;
+            What::Row { fd: record.fd, file: record.file, cloexec, since: record.pos }
+        }
+        kind::SNAP_BEGIN => What::SnapshotBegin,
+        kind::SNAP_END => What::SnapshotEnd,
+        kind::LOST => {
+            let (record, _) = wire::read::<wire::Lost>(bytes).ok_or(short)?;
+            What::Lost { since: record.since, by_class: record.by_class }
+        }
+        kind::FOP_KIND => {
+            let (record, _) = wire::read::<wire::FopKind>(bytes).ok_or(short)?;
+            What::FopKind { fop: record.fop, name: record.name }
+        }
+        kind::PROCESS => {
+            let (record, tail) = wire::read::<wire::ProcessInfo>(bytes).ok_or(short)?;
+            let (exe, argv) = split(tail, record.exe_len, record.argv_len).ok_or(short)?;
+            What::Process { start: record.start, comm: record.comm, exe, argv }
+        }
+        kind::TICK => What::Tick,
+        kind => return Err(DecodeError::UnknownKind { pos, kind }),
+    };
+    Ok(Some(event(pos, &header, None, what)))
+}
+
+fn event(pos: u64, header: &Header, enter: Option<Moment>, what: What) -> Event {
+    let at = Interval { enter, exit: Moment { time: header.time, pos } };
+    Event { at, tgid: header.tgid, tid: header.tid, table: header.table, what }
+}
+
+fn enter(time: u64, pos: u64) -> Option<Moment> {
+    (pos != wire::NOT_SEEN).then_some(Moment { time, pos })
+}
+
+/// The open slots of a listing. A number that is reserved but not installed has no file.
+fn rows(table: &wire::Table) -> Vec<TableRow> {
+    let slots = table.files.iter().zip(0u32..);
+    let open = slots.filter(|(file, bit)| table.open >> bit & 1 != 0 && **file != 0);
+    open.filter_map(|(file, bit)| {
+        let fd = i32::try_from(table.first.checked_add(bit)?).ok()?;
+        Some(TableRow { fd, file: *file, cloexec: table.cloexec >> bit & 1 != 0 })
+    })
+    .collect()
+}
+
+/// Two byte strings that follow each other.
+fn split(tail: &[u8], first: u32, second: u32) -> Option<(Rc<[u8]>, Rc<[u8]>)> {
+    let (first, second) = (usize::try_from(first).ok()?, usize::try_from(second).ok()?);
+    let end = first.checked_add(second)?;
+    Some((tail.get(..first)?.into(), tail.get(first..end)?.into()))
+}
+
+fn call(pos: u64, kind: u16, bytes: &[u8], arch: Arch, short: DecodeError) -> Result<Option<Event>, DecodeError> {
+    let (call, mut tail) = wire::read::<wire::Call>(bytes).ok_or(short)?;
+    let Some(sys) = syscalls::lookup(arch, call.nr) else {
+        return Err(DecodeError::UnknownCall { pos, nr: call.nr });
+    };
+    // The records of all kinds of call begin alike; what differs follows.
+    let effect = match kind {
+        kind::CALL => plain(sys, &call),
+        kind::CALL_FD => {
+            let file = take::<FileInfo>(&mut tail).ok_or(short)?;
+            with_file(sys, &call, file, None)
+        }
+        kind::CALL_PAIR => {
+            let (record, _) = wire::read::<wire::CallPair>(bytes).ok_or(short)?;
+            let [a, b] = record.fds;
+            let [file_a, file_b] = record.files;
+            Effect::Pair([install(a, file_a, None, None), install(b, file_b, None, None)])
+        }
+        kind::CALL_PATH => {
+            let (record, tail) = wire::read::<wire::CallPath>(bytes).ok_or(short)?;
+            let len = usize::try_from(record.path_len).map_err(|_| short)?;
+            let bytes = tail.get(..len).ok_or(short)?;
+            let path = (call.header.flags & flag::UNREADABLE == 0)
+                .then(|| Path { bytes: bytes.into(), truncated: call.header.flags & flag::TRUNCATED != 0 });
+            with_file(sys, &call, record.file, path)
+        }
+        kind::CALL_EPOLL_CTL => {
+            let (record, _) = wire::read::<wire::CallEpollCtl>(bytes).ok_or(short)?;
+            Effect::EpollCtl(EpollCtl {
+                epoll: fd(call.args[0]),
+                epoll_file: record.epoll,
+                op: match call.args[1] as u32 {
+                    1 => EpollOp::Add,
+                    2 => EpollOp::Del,
+                    3 => EpollOp::Mod,
+                    other => EpollOp::Unknown(other),
+                },
+                fd: fd(call.args[2]),
+                target: [call.before, record.target],
+                events: record.events,
+                data: record.data,
+            })
+        }
+        _ => {
+            let (record, _) = wire::read::<wire::CallEpollWait>(bytes).ok_or(short)?;
+            let shown = usize::try_from(record.count).unwrap_or(usize::MAX).min(wire::EPOLL_EVENTS_MAX);
+            let data = record.events[..shown].iter().map(|event| (event.events, event.data)).collect();
+            Effect::EpollWait { epoll: fd(call.args[0]), file: record.epoll, count: record.count, data }
+        }
+    };
+    let enter_table = (call.enter_table != 0).then_some(call.enter_table);
+    let table_changed = enter_table.is_some_and(|table| table != call.header.table);
+    if matches!(effect, Effect::None) && call.ret >= 0 && !table_changed {
+        return Ok(None);
+    }
+    let what = What::Call(Call { sys, args: call.args, ret: call.ret, enter_table, effect });
+    Ok(Some(event(pos, &call.header, enter(call.enter_time, call.enter_pos), what)))
+}
+
+fn take<T: wire::Plain>(tail: &mut &[u8]) -> Option<T> {
+    let (value, rest) = wire::read::<T>(tail)?;
+    *tail = rest;
+    Some(value)
+}
+
+fn install(fd: i32, file: FileInfo, from: Option<i32>, path: Option<Path>) -> Install {
+    let cloexec = file.slot_flags & u32::from(flag::CLOEXEC) != 0;
+    Install { fd, file, cloexec, from, path }
+}
+
+/// The effect of a call whose record carries no file.
+#[expect(clippy::cast_possible_truncation, reason = "the kernel takes these arguments as 32-bit numbers")]
+fn plain(sys: &Syscall, call: &wire::Call) -> Effect {
+    let [a0, a1, a2, ..] = call.args;
+    match sys.class {
+        // The number is freed first: every result but EBADF means closed, EINTR and EIO too.
+        // <https://github.com/torvalds/linux/blob/v6.12/fs/open.c#L1561>
+        class::CLOSE if call.ret != EBADF => Effect::Remove { fd: fd(a0), before: call.before, after: call.after },
+        class::CLOSE_RANGE if call.ret == 0 => {
+            let (first, last) = (a0 as u32, a1 as u32);
+            if a2 & CLOSE_RANGE_CLOEXEC != 0 {
+                Effect::CloexecRange { first, last }
+            } else {
+                Effect::RemoveRange { first, last }
+            }
+        }
+        class::FCNTL if call.ret >= 0 && a1 as u32 == F_SETFD => Effect::SetCloexec { fd: fd(a0), on: a2 & 1 != 0 },
+        class::IOCTL if call.ret >= 0 => match a1 as u32 {
+            FIOCLEX => Effect::SetCloexec { fd: fd(a0), on: true },
+            FIONCLEX => Effect::SetCloexec { fd: fd(a0), on: false },
+            _ => Effect::None,
+        },
+        _ => Effect::None,
+    }
+}
+
+/// The effect of a call that returned a descriptor.
+#[expect(clippy::cast_possible_truncation, reason = "the kernel takes these arguments as 32-bit numbers")]
+fn with_file(sys: &Syscall, call: &wire::Call, file: FileInfo, path: Option<Path>) -> Effect {
+    let [a0, a1, a2, ..] = call.args;
+    let number = fd(call.ret.cast_unsigned());
+    let new = |from| Effect::Install(install(number, file, from, path));
+    match sys.class {
+        class::DUP2 => {
+            if fd(a0) == fd(a1) {
+                // dup2(x, x) is a no-op; dup3 refuses.
+                return Effect::None;
+            }
+            Effect::Replace { install: install(number, file, Some(fd(a0)), None), before: call.before }
+        }
+        class::FCNTL => match a1 as u32 {
+            F_DUPFD | F_DUPFD_CLOEXEC => new(Some(fd(a0))),
+            _ => Effect::None,
+        },
+        _ => match sys.name {
+            "dup" => new(Some(fd(a0))),
+            // With a number, the call changes an existing signalfd and returns the same number.
+            "signalfd" | "signalfd4" if fd(a0) != -1 => Effect::None,
+            // These return a descriptor for some of their commands only.
+            "bpf" if !matches!(a0, 0 | 5 | 7 | 13 | 14 | 17 | 18 | 19 | 28 | 30 | 32 | 33 | 36) => Effect::None,
+            "seccomp" if !(a0 == 1 && a1 & 8 != 0) => Effect::None,
+            "landlock_create_ruleset" if a2 as u32 != 0 => Effect::None,
+            _ => new(None),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fdtrace_common::wire::{Plain, bytes_of};
+
+    fn header(kind: u16) -> Header {
+        Header { kind, tgid: 10, tid: 11, time: 5, table: 0x1000, ..Header::default() }
+    }
+
+    fn call(nr: u32, args: [u64; 6], ret: i64, kind: u16) -> wire::Call {
+        wire::Call { header: header(kind), enter_pos: 1, nr, args, ret, ..wire::Call::default() }
+    }
+
+    fn effect(record: &[u8]) -> Option<Effect> {
+        match decode(0, record, Arch::X86_64).expect("a whole record")?.what {
+            What::Call(call) => Some(call.effect),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_close_but_ebadf_frees_the_number() {
+        for (ret, closed) in [(0, true), (-4, true), (-5, true), (-9, false)] {
+            let record = call(3, [7, 0, 0, 0, 0, 0], ret, kind::CALL);
+            let effect = effect(bytes_of(&record)).expect("an event");
+            assert_eq!(matches!(effect, Effect::Remove { fd: 7, .. }), closed, "{ret}");
+        }
+    }
+
+    #[test]
+    fn dup2_onto_itself_changes_nothing() {
+        let record = wire::CallFd { call: call(33, [4, 4, 0, 0, 0, 0], 4, kind::CALL_FD), ..Default::default() };
+        assert!(effect(bytes_of(&record)).is_none());
+    }
+
+    #[test]
+    fn path_is_taken_from_the_tail() {
+        let mut head =
+            wire::CallPath { call: call(257, [0; 6], 3, kind::CALL_PATH), path_len: 4, ..Default::default() };
+        let mut record = [bytes_of(&head), b"/tmp"].concat();
+        let Some(Effect::Install(install)) = effect(&record) else { panic!("no install") };
+        assert_eq!(&*install.path.expect("a path").bytes, b"/tmp");
+        head.path_len = 5;
+        record.splice(..size_of::<wire::CallPath>(), bytes_of(&head).iter().copied());
+        assert!(decode(0, &record, Arch::X86_64).is_err());
+    }
+
+    #[test]
+    fn no_prefix_of_a_record_panics() {
+        fn prefixes<T: Plain>(kind: u16) {
+            for fill in [0u8, 0xff] {
+                let mut bytes = vec![fill; size_of::<T>()];
+                bytes[..2].copy_from_slice(&kind.to_ne_bytes());
+                for len in 0..=bytes.len() {
+                    // Any answer will do, as long as there is one.
+                    let _ = decode(0, &bytes[..len], Arch::X86_64);
+                }
+            }
+        }
+        prefixes::<wire::Call>(kind::CALL);
+        prefixes::<wire::CallFd>(kind::CALL_FD);
+        prefixes::<wire::CallPair>(kind::CALL_PAIR);
+        prefixes::<wire::CallPath>(kind::CALL_PATH);
+        prefixes::<wire::CallEpollCtl>(kind::CALL_EPOLL_CTL);
+        prefixes::<wire::CallEpollWait>(kind::CALL_EPOLL_WAIT);
+        prefixes::<wire::Fork>(kind::FORK);
+        prefixes::<wire::Exec>(kind::EXEC);
+        prefixes::<wire::Exit>(kind::EXIT);
+        prefixes::<wire::Table>(kind::TABLE);
+        prefixes::<wire::SnapRow>(kind::SNAP_ROW);
+        prefixes::<wire::Lost>(kind::LOST);
+        prefixes::<wire::ProcessInfo>(kind::PROCESS);
+        prefixes::<wire::Tick>(99);
+    }
+}

@@ -1,0 +1,288 @@
+//! Closing and using what is closed: `use-after-close`, `double-close`, and what the history of a slot says of
+//! `stale-close`.
+//!
+//! * `use-after-close`: a call other than close, and other than a probe, failed with `EBADF` on a number that had been
+//!   open and was closed. Proven by the slot alone: the kernel looked the number up and found it closed, and the model
+//!   knows who closed it. Not one in half a million calls of healthy programs.
+//! * `double-close`: `close` failed with `EBADF` on a number that had been open and was closed. True, and harmless in a
+//!   table that one task uses (shells do it), dangerous as soon as another task can take the number in between.
+//!   Loops that close a range of numbers are a storm, not a mistake.
+//! * `stale-close`: the number was closed by somebody who owned an *earlier* generation. Without the owner the calls of
+//!   this bug and of a plain use after close are the same, so history alone makes it `possible`: the number was
+//!   recycled, and one of the closes was one too many.
+
+use std::{collections::HashMap, rc::Rc};
+
+use crate::{
+    model::{Change, Met, World, table::SlotId},
+    order::{How, Stamp, State},
+};
+
+use super::{
+    Cause, Incidents,
+    evidence::{self, act, comm, history},
+    finding::{Act, Confidence, Finding, Role, Severity, Verb},
+};
+
+/// Closes of neighbouring numbers by one thread, with nothing else in between, that make a storm.
+const STORM: usize = 8;
+/// A run that goes on for longer than this without a next close is over, nanoseconds.
+const STORM_PAUSE: u64 = 100_000_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    /// Closes in a row, by thread.
+    runs: HashMap<u32, Run>,
+}
+
+/// Neighbouring numbers closed one after the other by one thread.
+#[derive(Debug)]
+struct Run {
+    last_fd: i32,
+    step: i32,
+    length: usize,
+    time: u64,
+    /// Failed closes in the run, which are findings if it does not become a storm.
+    held: Vec<Finding>,
+}
+
+impl Rules {
+    pub(super) fn on(
+        &mut self,
+        change: &Change,
+        world: &World,
+        incidents: &mut Incidents,
+        findings: &mut Vec<Finding>,
+    ) {
+        match change {
+            Change::BadFd { by, met, .. } => {
+                let is_close = by.sys.is_some_and(|sys| sys.name == "close");
+                if is_close {
+                    let finding = met.first().and_then(|met| double_close(*met, by, world, incidents));
+                    self.closed(by, finding, findings);
+                    return;
+                }
+                self.interrupted(by.tid, findings);
+                let probe = by.sys.is_none_or(|sys| sys.is_probe(&by.args));
+                if !probe {
+                    for met in met {
+                        use_after_close(*met, by, world, incidents, findings);
+                    }
+                }
+            }
+            Change::Removed { by, how: How::Closed, .. } if by.sys.is_some_and(|sys| sys.name == "close") => {
+                self.closed(by, None, findings);
+            }
+            Change::Installed { by, .. } | Change::EpollCtl { by, .. } | Change::EpollWait { by, .. } => {
+                self.interrupted(by.tid, findings);
+            }
+            Change::Exited { .. } => self.finish_old(world, findings),
+            _ => {}
+        }
+    }
+
+    pub(super) fn tick(&mut self, world: &World, findings: &mut Vec<Finding>) {
+        self.finish_old(world, findings);
+    }
+
+    pub(super) fn finish(&mut self, findings: &mut Vec<Finding>) {
+        for (_, run) in self.runs.drain() {
+            findings.extend(run.judge());
+        }
+    }
+
+    /// A close, failed if there is a finding.
+    fn closed(&mut self, by: &Rc<Stamp>, finding: Option<Finding>, findings: &mut Vec<Finding>) {
+        let fd = crate::syscalls::fd(by.args[0]);
+        let time = by.at.exit.time;
+        let run = self.runs.entry(by.tid).or_insert(Run { last_fd: fd, step: 0, length: 0, time, held: Vec::new() });
+        let step = fd.wrapping_sub(run.last_fd);
+        let continues = run.length == 0 || (step.abs() == 1 && (run.length == 1 || step == run.step));
+        if !continues {
+            let over = std::mem::replace(run, Run { last_fd: fd, step: 0, length: 0, time, held: Vec::new() });
+            findings.extend(over.judge());
+        }
+        if run.length > 0 {
+            run.step = step;
+        }
+        (run.last_fd, run.time) = (fd, time);
+        run.length += 1;
+        // In a storm nothing that failed matters, so there is no need to keep it.
+        if run.length < STORM {
+            run.held.extend(finding);
+        } else {
+            run.held.clear();
+        }
+    }
+
+    fn interrupted(&mut self, tid: u32, findings: &mut Vec<Finding>) {
+        if let Some(run) = self.runs.remove(&tid) {
+            findings.extend(run.judge());
+        }
+    }
+
+    fn finish_old(&mut self, world: &World, findings: &mut Vec<Finding>) {
+        let limit = world.now().time.saturating_sub(STORM_PAUSE);
+        self.runs.retain(|_, run| {
+            if run.time >= limit {
+                return true;
+            }
+            findings.append(&mut run.held);
+            false
+        });
+    }
+}
+
+impl Run {
+    fn judge(self) -> Vec<Finding> {
+        if self.length >= STORM { Vec::new() } else { self.held }
+    }
+}
+
+/// What the slot says about a dead generation that a call met.
+struct Dead {
+    incident: u64,
+    confidence: Confidence,
+    complete: bool,
+    timeline: Vec<Act>,
+    closer: Act,
+    /// Processes or threads that can take the number.
+    shared: bool,
+}
+
+fn dead(met: Met, by: &Stamp, world: &World, incidents: &mut Incidents) -> Option<Dead> {
+    let table = world.tables.get(&met.slot.table)?;
+    let life = world.slot(met.slot)?.life(met.number)?;
+    let closer = evidence::end(world, met.slot, life)?;
+    // A new program that asks for what its predecessor did not leave it has made no lifetime mistake.
+    if matches!(&life.state, State::Ended(end) if matches!(end.how, How::Exec | How::Exit)) {
+        return None;
+    }
+    if world
+        .processes
+        .get(&by.tgid)
+        .and_then(|process| process.execed)
+        .is_some_and(|execed| life.end().is_some_and(|end| end.by.at.exit.pos < execed.pos))
+    {
+        return None;
+    }
+    let complete = table.complete_since(life.born.exit.time);
+    let explained = life.end().is_some();
+    let confidence = match (complete && explained, met.certain && !life.ambiguous) {
+        (true, true) => Confidence::Proven,
+        (true, false) => Confidence::Likely,
+        (false, _) => Confidence::Possible,
+    };
+    Some(Dead {
+        incident: incidents.number(Cause::Generation(met.slot, met.number)),
+        confidence,
+        complete,
+        timeline: history(world, met.slot, met.number),
+        closer,
+        shared: table.tasks.len() > 1 || table.users.len() > 1,
+    })
+}
+
+fn double_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Incidents) -> Option<Finding> {
+    let dead = dead(met, by, world, incidents)?;
+    let fd = met.slot.fd;
+    let again = act(by, fd, Verb::Closed)
+        .of_generation(met.number)
+        .with_role(Role::Culprit, "closed again: the number was free already");
+    let mut timeline = dead.timeline;
+    timeline.push(again.clone());
+    let message = format!("fd {fd} was closed twice: the second close found it free");
+    Some(Finding {
+        rule: "double-close",
+        confidence: dead.confidence,
+        severity: if dead.shared { Severity::Medium } else { Severity::Note },
+        incident: dead.incident,
+        pid: by.tgid,
+        process: comm(world, by.tgid),
+        fd,
+        generation: Some(met.number),
+        message,
+        culprit: Some(again),
+        victim: None,
+        root_cause: Some(dead.closer),
+        timeline,
+        advice: "let one owner close the number, once; had another thread opened something in between, this close \
+                 would have taken it",
+        complete: dead.complete,
+        time: by.at.exit.time,
+    })
+}
+
+fn use_after_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Incidents, findings: &mut Vec<Finding>) {
+    let Some(dead) = dead(met, by, world, incidents) else { return };
+    let SlotId { fd, .. } = met.slot;
+    let call = by.sys.map_or("a call", |sys| sys.name);
+    let victim = act(by, fd, Verb::Used).of_generation(met.number).with_role(Role::Victim, "found it closed");
+    let culprit = Act { role: Some(Role::Culprit), ..dead.closer.clone() };
+    let mut timeline = dead.timeline;
+    mark(&mut timeline, &culprit, Role::Culprit, "this close ended the generation that was used next");
+    timeline.push(victim.clone());
+    let base = Finding {
+        rule: "use-after-close",
+        confidence: dead.confidence,
+        severity: Severity::High,
+        incident: dead.incident,
+        pid: by.tgid,
+        process: comm(world, by.tgid),
+        fd,
+        generation: Some(met.number),
+        message: format!("{call} on fd {fd} failed with EBADF: generation {} had been closed", met.number),
+        culprit: Some(culprit.clone()),
+        victim: Some(victim),
+        root_cause: None,
+        timeline,
+        advice: "find out which side owns the number: the one that closed it or the one that went on using it",
+        complete: dead.complete,
+        time: by.at.exit.time,
+    };
+    findings.extend(stale_close(&base, met, world));
+    findings.push(base);
+}
+
+/// What history says: the number had been closed before and was recycled, so the close of this generation may have been
+/// meant for that one.
+fn stale_close(hit: &Finding, met: Met, world: &World) -> Option<Finding> {
+    let slot = world.slot(met.slot)?;
+    let life = slot.life(met.number)?;
+    let ended = life.end().filter(|end| end.how == How::Closed)?;
+    let before = slot.lives().rev().find(|life| life.number < met.number)?;
+    let first = before.end().filter(|end| end.how == How::Closed)?;
+    // Two processes with one table, or an exec in between, are another story.
+    if first.by.tgid != ended.by.tgid || matches!(before.state, State::Implied { .. }) {
+        return None;
+    }
+    let fd = met.slot.fd;
+    let root = act(&first.by, fd, Verb::Closed)
+        .of_generation(before.number)
+        .with_role(Role::RootCause, "the number was free from here on, and was given out again");
+    let mut timeline = hit.timeline.clone();
+    mark(&mut timeline, &root, Role::RootCause, "the number was free from here on, and was given out again");
+    Some(Finding {
+        rule: "stale-close",
+        confidence: Confidence::Possible,
+        message: format!(
+            "fd {fd} was closed, opened again and closed again: if the second close was meant for generation {}, it \
+             took generation {} from its owner",
+            before.number, met.number
+        ),
+        root_cause: Some(root),
+        timeline,
+        advice: "close through the object that owns the number (file.close(), not os.close(file.fileno())): it keeps \
+                 the number otherwise and will close it again",
+        ..hit.clone()
+    })
+}
+
+/// Gives a line of the timeline its role.
+fn mark(timeline: &mut [Act], act: &Act, role: Role, remark: &str) {
+    let same = |line: &&mut Act| line.time == act.time && line.tid == act.tid && line.verb == act.verb;
+    if let Some(line) = timeline.iter_mut().find(same) {
+        line.role = Some(role);
+        line.remark = Some(remark.to_owned());
+    }
+}

@@ -1,0 +1,135 @@
+//! Turns what the model remembers into the lines of a finding's timeline.
+
+use std::rc::Rc;
+
+use crate::{
+    model::{
+        World,
+        description::Description,
+        table::{Generation, Origin, SlotId},
+    },
+    order::{End, How, Life, Stamp, State},
+    syscalls::errno_name,
+};
+
+use super::finding::{Act, Name, Role, Verb, Who};
+
+/// An act of `stamp`'s, with nothing said about the descriptor.
+pub fn act(stamp: &Stamp, fd: i32, verb: Verb) -> Act {
+    let errno = u32::try_from(-stamp.ret).ok().filter(|errno| (1..4096).contains(errno));
+    Act {
+        time: stamp.at.exit.time,
+        enter_time: stamp.at.enter.map(|enter| enter.time),
+        pid: stamp.tgid,
+        tid: stamp.tid,
+        process: Name(Rc::clone(&stamp.comm)),
+        fd,
+        generation: None,
+        verb,
+        call: stamp.sys.map_or("", |sys| sys.name),
+        error: errno.and_then(|errno| errno_name(errno.cast_signed())),
+        object: Name::default(),
+        role: None,
+        remark: None,
+        ambiguous: false,
+        who: Who::default(),
+    }
+}
+
+/// How a generation came to be.
+pub fn birth(world: &World, slot: SlotId, life: &Life<Generation>) -> Act {
+    let verb = match life.data.origin {
+        Origin::Opened => Verb::Opened,
+        Origin::Duplicated { .. } => Verb::Duplicated,
+        Origin::Inherited { .. } => Verb::Inherited,
+        Origin::AlreadyOpen => Verb::AlreadyOpen,
+        Origin::Unseen => Verb::UnseenOrigin,
+    };
+    let mut act = match &life.data.by {
+        Some(by) => act(by, slot.fd, verb),
+        None => unattributed(world, slot, verb, life.born.exit.time),
+    };
+    act.generation = Some(life.number);
+    act.object = object(&life.data.description);
+    act.ambiguous = life.ambiguous;
+    if let Origin::Duplicated { from } = life.data.origin {
+        act.remark = Some(format!("from fd {from}"));
+    }
+    act
+}
+
+/// How a generation ended; `None`: it has not.
+pub fn end(world: &World, slot: SlotId, life: &Life<Generation>) -> Option<Act> {
+    let mut act = match &life.state {
+        State::Live => return None,
+        State::Implied { before } => unattributed(world, slot, Verb::UnseenEnd, before.time),
+        State::Ended(end) => act(&end.by, slot.fd, ended(end)),
+    };
+    act.generation = Some(life.number);
+    act.object = object(&life.data.description);
+    act.ambiguous = life.ambiguous;
+    Some(act)
+}
+
+fn ended(end: &End) -> Verb {
+    match end.how {
+        How::Closed => Verb::Closed,
+        How::Replaced => Verb::Replaced,
+        How::Exec => Verb::ClosedByExec,
+        How::Exit => Verb::ClosedByExit,
+    }
+}
+
+/// Something that no call is known for.
+fn unattributed(world: &World, slot: SlotId, verb: Verb, time: u64) -> Act {
+    let process = world.tables.get(&slot.table).and_then(|table| table.users.first()).copied().unwrap_or(0);
+    Act {
+        time,
+        enter_time: None,
+        pid: process,
+        tid: process,
+        process: comm(world, process),
+        fd: slot.fd,
+        generation: None,
+        verb,
+        call: "",
+        error: None,
+        object: Name::default(),
+        role: None,
+        remark: None,
+        ambiguous: false,
+        who: Who::default(),
+    }
+}
+
+pub fn object(description: &Description) -> Name {
+    Name(description.object())
+}
+
+pub fn comm(world: &World, tgid: u32) -> Name {
+    world.processes.get(&tgid).map_or_else(Name::default, |process| Name(Rc::clone(&process.comm)))
+}
+
+/// The life of a slot that is generation `last`, and the one before it, as acts.
+pub fn history(world: &World, slot: SlotId, last: u32) -> Vec<Act> {
+    let Some(state) = world.slot(slot) else { return Vec::new() };
+    let mut acts = Vec::new();
+    for life in state.lives().filter(|life| life.number <= last && life.number + 1 >= last) {
+        acts.push(birth(world, slot, life));
+        acts.extend(end(world, slot, life));
+    }
+    acts
+}
+
+impl Act {
+    pub fn with_role(mut self, role: Role, remark: &str) -> Self {
+        self.role = Some(role);
+        self.remark = Some(remark.to_owned());
+        self
+    }
+
+    pub fn of_generation(mut self, number: u32) -> Self {
+        self.generation = Some(number);
+        self
+    }
+}

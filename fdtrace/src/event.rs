@@ -1,0 +1,211 @@
+//! What happened, in the words of the kernel: one call, one process event or one observation.
+//!
+//! An event says nothing about generations or owners; that is the model's business.
+
+use std::rc::Rc;
+
+use fdtrace_common::wire::{FileInfo, loss};
+
+use crate::syscalls::Syscall;
+
+/// Address of a `files_struct`. The kernel recycles it; the model gives tables names of their own.
+pub type TableAddr = u64;
+
+/// A moment: time for people, position for order. See `fdtrace_common::wire` on positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// `CLOCK_BOOTTIME`, nanoseconds.
+    pub time: u64,
+    pub pos: u64,
+}
+
+/// A call's effect lies somewhere between these two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interval {
+    /// `None`: the call began before we looked.
+    pub enter: Option<Moment>,
+    pub exit: Moment,
+}
+
+impl Interval {
+    /// Position before which the call had certainly not begun.
+    pub fn start(&self) -> u64 {
+        self.enter.map_or(0, |enter| enter.pos)
+    }
+
+    /// Did the call begin before `pos`?
+    pub fn began_before(&self, pos: u64) -> bool {
+        self.start() < pos
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub at: Interval,
+    pub tgid: u32,
+    pub tid: u32,
+    pub table: TableAddr,
+    pub what: What,
+}
+
+#[derive(Clone, Debug)]
+pub enum What {
+    Call(Call),
+    /// The event's task made another one.
+    Fork {
+        tgid: u32,
+        tid: u32,
+        table: TableAddr,
+        start: u64,
+        comm: [u8; 16],
+    },
+    Exec {
+        old_tid: u32,
+        path: Rc<[u8]>,
+        argv: Rc<[u8]>,
+        comm: [u8; 16],
+    },
+    Exit {
+        code: i32,
+        group_dead: bool,
+        table_users: u32,
+    },
+    /// Part of the listing that follows a fork (of the child's table) or an exec.
+    Table {
+        rows: Vec<TableRow>,
+        more: bool,
+        beyond_walk: bool,
+    },
+    /// The slot held `file` at some moment after `since`.
+    Row {
+        fd: i32,
+        file: FileInfo,
+        cloexec: bool,
+        since: u64,
+    },
+    /// A snapshot of the process `tgid`, or of all if that is 0, begins; its rows and its end follow.
+    SnapshotBegin,
+    SnapshotEnd,
+    Lost {
+        since: u64,
+        by_class: [u64; loss::CLASSES],
+    },
+    FopKind {
+        fop: u64,
+        name: [u8; 24],
+    },
+    Process {
+        start: u64,
+        comm: [u8; 16],
+        exe: Rc<[u8]>,
+        argv: Rc<[u8]>,
+    },
+    /// Nothing, up to this moment.
+    Tick,
+}
+
+/// One open slot in a listing of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableRow {
+    pub fd: i32,
+    pub file: u64,
+    pub cloexec: bool,
+}
+
+/// A system call that returned.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub sys: &'static Syscall,
+    pub args: [u64; 6],
+    pub ret: i64,
+    /// Table when the call began, where that was seen: if it is not the event's, the thread has a copy of its own now.
+    pub enter_table: Option<TableAddr>,
+    pub effect: Effect,
+}
+
+impl Call {
+    /// The error number, if it failed.
+    pub fn errno(&self) -> Option<i32> {
+        (-4095..0).contains(&self.ret).then_some(self.ret.unsigned_abs() as i32)
+    }
+}
+
+/// A new occupant of a slot.
+#[derive(Clone, Debug)]
+pub struct Install {
+    pub fd: i32,
+    /// As seen when the call returned: another thread may have replaced it by then.
+    pub file: FileInfo,
+    pub cloexec: bool,
+    /// Number that was duplicated; `None`: a new description.
+    pub from: Option<i32>,
+    pub path: Option<Path>,
+}
+
+/// A path as it was given to open.
+#[derive(Clone, Debug)]
+pub struct Path {
+    pub bytes: Rc<[u8]>,
+    pub truncated: bool,
+}
+
+/// What a call did to its table.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Nothing: it failed, or it only used its descriptors.
+    None,
+    Install(Install),
+    Pair([Install; 2]),
+    /// `dup2`: the slot's old occupant goes and the new one comes in one step. `before`: who was there when the call
+    /// began (0: nobody).
+    Replace {
+        install: Install,
+        before: u64,
+    },
+    /// The slot is free, whatever the call returned. `before` and `after`: its occupant when the call began and
+    /// returned; 0: nobody, or not seen.
+    Remove {
+        fd: i32,
+        before: u64,
+        after: u64,
+    },
+    RemoveRange {
+        first: u32,
+        last: u32,
+    },
+    SetCloexec {
+        fd: i32,
+        on: bool,
+    },
+    CloexecRange {
+        first: u32,
+        last: u32,
+    },
+    EpollCtl(EpollCtl),
+    EpollWait {
+        epoll: i32,
+        file: u64,
+        count: u32,
+        data: Vec<(u32, u64)>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct EpollCtl {
+    pub epoll: i32,
+    pub epoll_file: FileInfo,
+    pub op: EpollOp,
+    pub fd: i32,
+    /// `struct file` behind `fd` when the call began and when it returned.
+    pub target: [u64; 2],
+    pub events: u32,
+    pub data: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EpollOp {
+    Add,
+    Del,
+    Mod,
+    Unknown(u32),
+}

@@ -1,0 +1,238 @@
+//! What system calls do to tables.
+
+use std::rc::Rc;
+
+use crate::{
+    event::{Call, Effect, EpollCtl, EpollOp, Event, Install},
+    order::{How, Removed, Stamp},
+};
+
+use super::{
+    Change, Met, World,
+    description::{Description, Details, Kind},
+    epoll::{Entry, Epoll, Use},
+    table::{Generation, Origin, SlotId, TableId},
+};
+
+const EBADF: i64 = -9;
+
+impl World {
+    pub(super) fn call(&mut self, event: &Event, call: &Call, changes: &mut Vec<Change>) {
+        // A straggler of a process that is gone: its table went with it.
+        if self.processes.get(&event.tgid).is_some_and(|process| !process.alive()) {
+            return;
+        }
+        if let Some(from) = call.enter_table
+            && from != event.table
+        {
+            self.split(event, from);
+        }
+        let table = self.table_at(event.table, event.tgid, event.tid);
+        let by = Rc::new(Stamp { sys: Some(call.sys), args: call.args, ret: call.ret, ..self.stamp(event) });
+        match &call.effect {
+            Effect::None => {}
+            Effect::Install(install) => self.install(table, install, &by, changes),
+            Effect::Pair(pair) => {
+                for install in pair {
+                    self.install(table, install, &by, changes);
+                }
+            }
+            Effect::Replace { install, before } => self.replace(table, install, *before, &by, changes),
+            Effect::Remove { fd, before, after } => {
+                let slot = SlotId { table, fd: *fd };
+                let removed = self.edit(slot, |slot| slot.remove(&by, How::Closed, *before, *after));
+                let by = Rc::clone(&by);
+                match removed {
+                    Some(Removed::Live(number)) => {
+                        changes.push(Change::Removed { slot, number, how: How::Closed, by, late: false });
+                    }
+                    Some(Removed::Earlier(number)) => {
+                        changes.push(Change::Removed { slot, number, how: How::Closed, by, late: true });
+                    }
+                    Some(Removed::Early) | None => {}
+                }
+            }
+            Effect::RemoveRange { first, last } => self.remove_range(table, *first, *last, &by, changes),
+            Effect::SetCloexec { fd, on } => self.set_cloexec(SlotId { table, fd: *fd }, *on),
+            Effect::CloexecRange { first, last } => {
+                let (Ok(first), last) = (i32::try_from(*first), i32::try_from(*last).unwrap_or(i32::MAX)) else {
+                    return;
+                };
+                if let Some(table) = self.tables.get_mut(&table) {
+                    for (_, slot) in table.slots.range_mut(first..=last) {
+                        if let Some(live) = slot.live_mut() {
+                            live.data.cloexec = true;
+                        }
+                    }
+                }
+            }
+            Effect::EpollCtl(ctl) => self.epoll_ctl(table, ctl, &by, changes),
+            Effect::EpollWait { epoll, file, .. } => self.epoll_wait(table, *epoll, *file, &by, changes),
+        }
+        if call.ret == EBADF {
+            self.bad_fd(table, call, by, changes);
+        }
+    }
+
+    fn install(&mut self, table: TableId, install: &Install, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
+        let slot = SlotId { table, fd: install.fd };
+        let (description, origin) = self.occupant(table, install, by);
+        let generation = |seen: Option<Generation>| {
+            // What was seen in the table before its call returned is this very description, and others may share it.
+            let description = match seen {
+                Some(seen) => {
+                    if let Some(details) = description.details() {
+                        seen.description.explain(details.clone());
+                    }
+                    seen.description
+                }
+                None => Rc::clone(&description),
+            };
+            Generation { description, cloexec: install.cloexec, origin, by: Some(Rc::clone(by)) }
+        };
+        let number = self.edit(slot, |slot| {
+            slot.install(by.at, install.file.file, generation);
+            slot.lives().next_back().map(|life| life.number)
+        });
+        self.born(table, slot);
+        if let Some(Some(number)) = number {
+            changes.push(Change::Installed { slot, number, by: Rc::clone(by) });
+        }
+    }
+
+    fn replace(&mut self, table: TableId, install: &Install, before: u64, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
+        let slot = SlotId { table, fd: install.fd };
+        let (description, origin) = self.occupant(table, install, by);
+        let outcome = self.edit(slot, |slot| {
+            let (ended, _) = slot.replace(by, before, install.file.file, |_| Generation {
+                description,
+                cloexec: install.cloexec,
+                origin,
+                by: Some(Rc::clone(by)),
+            });
+            (ended, slot.lives().next_back().map(|life| life.number))
+        });
+        let Some((ended, begun)) = outcome else { return };
+        if let Some(number) = ended {
+            changes.push(Change::Removed { slot, number, how: How::Replaced, by: Rc::clone(by), late: false });
+        }
+        if let Some(number) = begun {
+            changes.push(Change::Installed { slot, number, by: Rc::clone(by) });
+        }
+    }
+
+    /// The description that a call put into a slot, and how it came there.
+    fn occupant(&mut self, table: TableId, install: &Install, by: &Rc<Stamp>) -> (Rc<Description>, Origin) {
+        let file = install.file.file;
+        let kind = self.kinds.of(&install.file);
+        let details = |opened| Details { info: install.file, kind, path: install.path.clone(), opened };
+        let Some(from) = install.from else {
+            return (self.descriptions.create(file, Some(details(Some(Rc::clone(by))))), Origin::Opened);
+        };
+        // The number that was duplicated may have been closed, or replaced, by another thread since.
+        let source = self.tables.get(&table).and_then(|table| table.slots.get(&from)).and_then(|slot| {
+            let mut lives = slot.lives().rev();
+            lives.find(|life| file == 0 || life.file == file || life.file == 0).map(|life| &life.data.description)
+        });
+        let description = match source {
+            Some(source) => Rc::clone(source),
+            None => self.description_at(file, Some(details(None))),
+        };
+        (description, Origin::Duplicated { from })
+    }
+
+    /// An epoll instance begins with its description.
+    fn born(&mut self, table: TableId, slot: SlotId) {
+        let Some(live) = self.slot(slot).and_then(|slot| slot.live()) else { return };
+        if live.data.description.kind() == Kind::Eventpoll && live.data.origin == Origin::Opened {
+            let description = Rc::clone(&live.data.description);
+            self.epolls.entry(description.serial).or_insert_with(|| Epoll::new(description, Some(table)));
+        }
+    }
+
+    fn remove_range(&mut self, table: TableId, first: u32, last: u32, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
+        let (Ok(first), last) = (i32::try_from(first), i32::try_from(last).unwrap_or(i32::MAX)) else { return };
+        let open: Vec<i32> = self.tables.get(&table).map_or_else(Vec::new, |table| {
+            let range = table.slots.range(first..=last);
+            range.filter(|(_, slot)| slot.live().is_some()).map(|(fd, _)| *fd).collect()
+        });
+        for fd in open {
+            let slot = SlotId { table, fd };
+            if let Some(Removed::Live(number)) = self.edit(slot, |slot| slot.remove(by, How::Closed, 0, 0)) {
+                changes.push(Change::Removed { slot, number, how: How::Closed, by: Rc::clone(by), late: false });
+            }
+        }
+    }
+
+    fn set_cloexec(&mut self, slot: SlotId, on: bool) {
+        if let Some(table) = self.tables.get_mut(&slot.table)
+            && let Some(live) = table.slots.get_mut(&slot.fd).and_then(|slot| slot.live_mut())
+        {
+            live.data.cloexec = on;
+        }
+    }
+
+    fn bad_fd(&mut self, table: TableId, call: &Call, by: Rc<Stamp>, changes: &mut Vec<Change>) {
+        let Some(state) = self.tables.get(&table) else { return };
+        let mut met = Vec::new();
+        for fd in call.sys.fd_args(&call.args) {
+            if let Some(subject) = state.slots.get(&fd).and_then(|slot| slot.subject(by.at)) {
+                let slot = SlotId { table, fd };
+                met.push(Met { slot, number: subject.life.number, certain: subject.certain });
+            }
+        }
+        changes.push(Change::BadFd { table, by, met });
+    }
+
+    fn epoll_ctl(&mut self, table: TableId, ctl: &EpollCtl, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
+        let slot = SlotId { table, fd: ctl.epoll };
+        let Some(instance) = self.epoll_behind(slot, ctl.epoll_file.file) else { return };
+        let target = self.slot(SlotId { table, fd: ctl.fd }).and_then(|slot| slot.live());
+        let target = target.map(|live| Rc::clone(&live.data.description));
+        let Some(epoll) = self.epolls.get_mut(&instance) else { return };
+        let mut entry = None;
+        if let (Some(target), true) = (target, by.ret == 0) {
+            let key = (target.serial, ctl.fd);
+            entry = match ctl.op {
+                EpollOp::Add => {
+                    let added = Some(Rc::clone(by));
+                    let (fd, events, data) = (ctl.fd, ctl.events, ctl.data);
+                    target.watched.set(target.watched.get() + 1);
+                    let new = Entry { target, fd, events, data, table: Some(table), added };
+                    epoll.entries.insert(key, new.clone());
+                    Some(new)
+                }
+                EpollOp::Mod => epoll.entries.get_mut(&key).map(|entry| {
+                    (entry.events, entry.data) = (ctl.events, ctl.data);
+                    entry.clone()
+                }),
+                EpollOp::Del => epoll.entries.remove(&key),
+                EpollOp::Unknown(_) => None,
+            };
+            epoll.users.entry(table).or_insert_with(Use::default).edited = Some(Rc::clone(by));
+        }
+        let by = Rc::clone(by);
+        changes.push(Change::EpollCtl { epoll: instance, slot, op: ctl.op, fd: ctl.fd, entry, by });
+    }
+
+    fn epoll_wait(&mut self, table: TableId, fd: i32, file: u64, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
+        let slot = SlotId { table, fd };
+        let Some(epoll) = self.epoll_behind(slot, file) else { return };
+        if let Some(state) = self.epolls.get_mut(&epoll) {
+            state.users.entry(table).or_insert_with(Use::default).waited = Some(Rc::clone(by));
+        }
+        changes.push(Change::EpollWait { epoll, slot, by: Rc::clone(by) });
+    }
+
+    /// The epoll instance in a slot.
+    fn epoll_behind(&mut self, slot: SlotId, file: u64) -> Option<super::Serial> {
+        let live = self.slot(slot)?.live()?;
+        if file != 0 && live.file != 0 && live.file != file {
+            return None;
+        }
+        let description = Rc::clone(&live.data.description);
+        let serial = description.serial;
+        self.epolls.entry(serial).or_insert_with(|| Epoll::new(description, None));
+        Some(serial)
+    }
+}

@@ -1,0 +1,57 @@
+//! Epoll instances as the kernel holds them: entries keyed by (description, number).
+//!
+//! An entry belongs to the description, not to the number under which it was added: it survives `close` while a dup or a
+//! forked copy is open, and vanishes with the last reference.
+//! <https://github.com/torvalds/linux/blob/v6.12/fs/eventpoll.c#L170>
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use crate::{
+    model::{
+        description::{Description, Serial},
+        table::TableId,
+    },
+    order::Stamp,
+};
+
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub target: Rc<Description>,
+    pub fd: i32,
+    pub events: u32,
+    pub data: u64,
+    /// Table through which it was added; `None`: it was there before.
+    pub table: Option<TableId>,
+    pub added: Option<Rc<Stamp>>,
+}
+
+#[derive(Debug)]
+pub struct Epoll {
+    pub description: Rc<Description>,
+    /// Table through which it was created; `None`: before the trace.
+    pub creator: Option<TableId>,
+    pub entries: BTreeMap<(Serial, i32), Entry>,
+    /// Last edit or wait through each table that has used it.
+    pub users: BTreeMap<TableId, Use>,
+}
+
+/// The last time that a table used an instance.
+#[derive(Clone, Debug, Default)]
+pub struct Use {
+    pub edited: Option<Rc<Stamp>>,
+    pub waited: Option<Rc<Stamp>>,
+}
+
+impl Epoll {
+    pub fn new(description: Rc<Description>, creator: Option<TableId>) -> Self {
+        Self { description, creator, entries: BTreeMap::new(), users: BTreeMap::new() }
+    }
+
+    /// Tables that have used the instance.
+    pub fn user_tables(&self) -> BTreeSet<TableId> {
+        self.users.keys().copied().collect()
+    }
+}

@@ -1,0 +1,294 @@
+//! The world: every traced process, its table, the lives of its slots, the descriptions behind them, epoll's lists.
+//!
+//! [`World::apply`] takes one event and says what changed. Nothing in here reads a clock, a file or a socket: the same
+//! events give the same world, live, from a recording and in a test.
+
+mod calls;
+pub mod description;
+pub mod epoll;
+pub mod process;
+mod processes;
+mod snapshot;
+pub mod table;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
+
+use crate::{
+    event::{EpollOp, Event, Moment, TableAddr, What},
+    order::{How, Slot, Stamp},
+};
+
+use description::{Description, Descriptions, Details, Kinds, Serial};
+use epoll::{Entry, Epoll};
+use process::Process;
+use snapshot::Snapshot;
+use table::{Generation, Lineage, SlotId, Table, TableId};
+
+/// What an event did to the world. Details are in the [`World`], under the keys given here.
+#[derive(Debug)]
+pub enum Change {
+    /// A new generation.
+    Installed {
+        slot: SlotId,
+        number: u32,
+        by: Rc<Stamp>,
+    },
+    /// A generation ended. `late`: the slot has had another occupant since.
+    Removed {
+        slot: SlotId,
+        number: u32,
+        how: How,
+        by: Rc<Stamp>,
+        late: bool,
+    },
+    /// A call failed with `EBADF`. `met`: the dead generations that its numbers had, and whether that is certain.
+    BadFd {
+        table: TableId,
+        by: Rc<Stamp>,
+        met: Vec<Met>,
+    },
+    /// An epoll interest list was edited, or was to be. `entry`: the registration that was added, changed or removed.
+    EpollCtl {
+        epoll: Serial,
+        slot: SlotId,
+        op: EpollOp,
+        fd: i32,
+        entry: Option<Entry>,
+        by: Rc<Stamp>,
+    },
+    /// Somebody waited on an epoll instance.
+    EpollWait {
+        epoll: Serial,
+        slot: SlotId,
+        by: Rc<Stamp>,
+    },
+    Forked {
+        parent: u32,
+        child: u32,
+        table: TableId,
+    },
+    Execed {
+        process: u32,
+    },
+    /// The process is gone, and with it its hold on its tables.
+    Exited {
+        process: u32,
+        at: Moment,
+    },
+    /// Nobody uses the table any more.
+    TableDied {
+        table: TableId,
+    },
+    /// Events are missing.
+    Lost {
+        since: u64,
+        until: u64,
+    },
+    /// What the kernel's tables say and the events do not explain.
+    Healed {
+        table: TableId,
+        since: u64,
+    },
+}
+
+/// A dead generation that a call met.
+#[derive(Clone, Copy, Debug)]
+pub struct Met {
+    pub slot: SlotId,
+    pub number: u32,
+    pub certain: bool,
+}
+
+/// How long a removal waits for the return of the call that installed what it removed, nanoseconds.
+const EARLY_PATIENCE: u64 = 1_000_000_000;
+
+#[derive(Debug, Default)]
+pub struct World {
+    pub processes: HashMap<u32, Process>,
+    pub tables: BTreeMap<TableId, Table>,
+    pub epolls: BTreeMap<Serial, Epoll>,
+    descriptions: Descriptions,
+    kinds: Kinds,
+    by_addr: HashMap<TableAddr, TableId>,
+    /// Tables whose listing is on its way, by address.
+    listings: HashMap<TableAddr, processes::Listing>,
+    snapshot: Option<Snapshot>,
+    /// Slots with a removal that waits for its install.
+    waiting: Vec<SlotId>,
+    /// Tables that died with the last event: kept until the next one, so that rules can look at them.
+    dead: Vec<TableId>,
+    next_table: u32,
+    now: Moment,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The moment of the last event.
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// Every table is as the kernel has it, as far as can be known.
+    pub fn is_certain(&self) -> bool {
+        self.tables.values().all(|table| table.uncertain_since.is_none())
+    }
+
+    pub fn slot(&self, slot: SlotId) -> Option<&Slot<Generation>> {
+        self.tables.get(&slot.table)?.slots.get(&slot.fd)
+    }
+
+    /// The table of a live process.
+    pub fn table_of_process(&self, tgid: u32) -> Option<&Table> {
+        self.tables.values().find(|table| table.users.contains(&tgid))
+    }
+
+    /// Takes one event, in ring order, and appends what it changed.
+    pub fn apply(&mut self, event: &Event, changes: &mut Vec<Change>) {
+        for table in self.dead.drain(..) {
+            self.tables.remove(&table);
+        }
+        self.now = event.at.exit;
+        match &event.what {
+            What::Call(call) => self.call(event, call, changes),
+            What::Fork { .. } => self.fork(event, changes),
+            What::Exec { .. } => self.exec(event, changes),
+            What::Exit { group_dead, .. } => self.exit(event, *group_dead, changes),
+            What::Table { rows, more, beyond_walk } => self.listing(event, rows, *more, *beyond_walk, changes),
+            What::Row { fd, file, cloexec, since } => self.row(event, *fd, file, *cloexec, *since, changes),
+            What::SnapshotBegin => self.snapshot_begin(event),
+            What::SnapshotEnd => self.snapshot_end(event, changes),
+            What::Lost { since, .. } => self.lost(*since, event.at.exit.time, changes),
+            What::FopKind { fop, name } => {
+                let len = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+                self.kinds.learn(*fop, &name[..len]);
+            }
+            What::Process { .. } => self.process_found(event),
+            What::Tick => {}
+        }
+        self.expire(changes);
+    }
+
+    /// The table at an address, made up if it was never heard of.
+    fn table_at(&mut self, addr: TableAddr, tgid: u32, tid: u32) -> TableId {
+        if let Some(id) = self.by_addr.get(&addr)
+            && let Some(table) = self.tables.get_mut(id)
+        {
+            table.join(tgid, tid);
+            return *id;
+        }
+        self.new_table(addr, tgid, tid, Lineage::Found)
+    }
+
+    fn new_table(&mut self, addr: TableAddr, tgid: u32, tid: u32, lineage: Lineage) -> TableId {
+        let id = TableId(self.next_table);
+        self.next_table += 1;
+        let mut table = Table::new(id, addr, lineage);
+        table.join(tgid, tid);
+        self.tables.insert(id, table);
+        self.by_addr.insert(addr, id);
+        id
+    }
+
+    /// Works on a slot and keeps count of who holds its descriptions.
+    fn edit<R>(&mut self, slot: SlotId, work: impl FnOnce(&mut Slot<Generation>) -> R) -> Option<R> {
+        let lives = |slot: &Slot<Generation>| slot.live().map(|life| (life.number, Rc::clone(&life.data.description)));
+        let state = self.tables.get_mut(&slot.table)?.slot_mut(slot.fd);
+        let before = lives(state);
+        let result = work(state);
+        let after = lives(state);
+        let waits = state.waits();
+        if before.as_ref().map(|(number, _)| number) != after.as_ref().map(|(number, _)| number) {
+            if let Some((_, description)) = &after {
+                Descriptions::hold(description);
+            }
+            if let Some((_, description)) = &before
+                && self.descriptions.release(description)
+            {
+                self.description_died(description);
+            }
+        }
+        if waits && !self.waiting.contains(&slot) {
+            self.waiting.push(slot);
+        }
+        Some(result)
+    }
+
+    /// The last reference that we see is gone: the kernel drops what it knew in epoll instances.
+    fn description_died(&mut self, description: &Rc<Description>) {
+        self.epolls.remove(&description.serial);
+        if description.watched.replace(0) > 0 {
+            for epoll in self.epolls.values_mut() {
+                epoll.entries.retain(|(serial, _), _| *serial != description.serial);
+            }
+        }
+    }
+
+    /// A description known by what the kernel's table shows; shared if a live slot refers to the same file.
+    fn description_at(&mut self, file: u64, details: Option<Details>) -> Rc<Description> {
+        if let Some(known) = self.descriptions.at(file) {
+            let same = match (&details, known.details()) {
+                (Some(new), Some(old)) => new.info.inode == old.info.inode && new.info.dev == old.info.dev,
+                _ => true,
+            };
+            if same {
+                let known = Rc::clone(known);
+                if let Some(details) = details {
+                    known.explain(details);
+                }
+                return known;
+            }
+        }
+        self.descriptions.create(file, details)
+    }
+
+    fn stamp(&self, event: &Event) -> Stamp {
+        let comm = self.processes.get(&event.tgid).map_or_else(|| [].into(), |process| Rc::clone(&process.comm));
+        Stamp { at: event.at, tgid: event.tgid, tid: event.tid, comm, sys: None, args: [0; 6], ret: 0 }
+    }
+
+    fn expire(&mut self, changes: &mut Vec<Change>) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let limit = self.now.time.saturating_sub(EARLY_PATIENCE);
+        for slot in std::mem::take(&mut self.waiting) {
+            let unseen = self.descriptions.create(0, None);
+            let Some(state) = self.tables.get_mut(&slot.table).and_then(|table| table.slots.get_mut(&slot.fd)) else {
+                continue;
+            };
+            let given_up = state.expire(limit, || Generation {
+                description: Rc::clone(&unseen),
+                cloexec: false,
+                origin: table::Origin::Unseen,
+                by: None,
+            });
+            if given_up > 0
+                && let Some(life) = state.past().next_back()
+                && let Some(end) = life.end()
+            {
+                let by = Rc::clone(&end.by);
+                changes.push(Change::Removed { slot, number: life.number, how: end.how, by, late: false });
+            }
+            if state.waits() {
+                self.waiting.push(slot);
+            }
+        }
+    }
+
+    fn lost(&mut self, since: u64, until: u64, changes: &mut Vec<Change>) {
+        for table in self.tables.values_mut() {
+            table.lost_until = Some(until);
+            table.uncertain_since.get_or_insert(since);
+        }
+        changes.push(Change::Lost { since, until });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,300 @@
+//! Processes come, change their program and go, and tables with them.
+
+use std::{collections::BTreeSet, rc::Rc};
+
+use fdtrace_common::wire::TABLE_WALK_MAX;
+
+use crate::{
+    event::{Event, Interval, Moment, TableAddr, TableRow, What},
+    order::{How, Stamp},
+};
+
+use super::{
+    Change, World,
+    process::{Process, comm},
+    table::{Generation, Lineage, Origin, SlotId, TableId},
+};
+
+/// A table whose rows are on their way.
+#[derive(Debug)]
+pub(super) struct Listing {
+    table: TableId,
+    reason: Reason,
+    by: Rc<Stamp>,
+    listed: BTreeSet<i32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// Copied from that table.
+    Copy {
+        from: TableId,
+    },
+    Exec,
+}
+
+impl World {
+    pub(super) fn fork(&mut self, event: &Event, changes: &mut Vec<Change>) {
+        let What::Fork { tgid, tid, table: addr, start, comm: name } = &event.what else { return };
+        let parent = self.table_at(event.table, event.tgid, event.tid);
+        let is_process = *tgid != event.tgid;
+        if is_process {
+            let mut process = Process::new(*tgid, *start, comm(name));
+            process.parent = Some(event.tgid);
+            process.forked = Some(event.at.exit);
+            if let Some(parent) = self.processes.get(&event.tgid) {
+                process.exe = Rc::clone(&parent.exe);
+                process.argv = Rc::clone(&parent.argv);
+            }
+            self.processes.insert(*tgid, process);
+        }
+        let table = if *addr == event.table {
+            if let Some(table) = self.tables.get_mut(&parent) {
+                table.join(*tgid, *tid);
+            }
+            parent
+        } else {
+            self.copy(event, *addr, (*tgid, *tid), parent)
+        };
+        if is_process {
+            changes.push(Change::Forked { parent: event.tgid, child: *tgid, table });
+        }
+    }
+
+    /// A thread has left its table for a copy of its own.
+    pub(super) fn split(&mut self, event: &Event, from: TableAddr) {
+        let parent = self.table_at(from, event.tgid, event.tid);
+        self.copy(event, event.table, (event.tgid, event.tid), parent);
+        if let Some(table) = self.tables.get_mut(&parent) {
+            table.tasks.remove(&event.tid);
+        }
+    }
+
+    /// A new table, whose rows follow.
+    fn copy(&mut self, event: &Event, addr: TableAddr, (tgid, tid): (u32, u32), from: TableId) -> TableId {
+        if let Some(old) = self.by_addr.remove(&addr) {
+            // Its death was lost.
+            self.tables.remove(&old);
+        }
+        let at = event.at.exit;
+        let table = self.new_table(addr, tgid, tid, Lineage::Copied { from, at });
+        let inherited = self.tables.get(&from).map(|from| (from.lost_until, from.uncertain_since));
+        if let (Some((lost, uncertain)), Some(table)) = (inherited, self.tables.get_mut(&table)) {
+            (table.lost_until, table.uncertain_since) = (lost, uncertain);
+        }
+        let by = Rc::new(self.stamp(event));
+        self.listings.insert(addr, Listing { table, reason: Reason::Copy { from }, by, listed: BTreeSet::new() });
+        table
+    }
+
+    pub(super) fn exec(&mut self, event: &Event, changes: &mut Vec<Change>) {
+        let What::Exec { path, argv, comm: name, .. } = &event.what else { return };
+        let process = self.processes.entry(event.tgid).or_insert_with(|| Process::new(event.tgid, 0, comm(name)));
+        process.comm = comm(name);
+        process.exe = Rc::clone(path);
+        process.argv = Rc::clone(argv);
+        process.execed = Some(event.at.exit);
+        process.exited = None;
+        let (table, reason) = match self.by_addr.get(&event.table) {
+            Some(table) => (*table, Reason::Exec),
+            // The old table was shared: the process has a copy of it now.
+            None => match self.table_of_process(event.tgid).map(|table| table.id) {
+                Some(from) => (self.copy(event, event.table, (event.tgid, event.tid), from), Reason::Copy { from }),
+                None => (self.table_at(event.table, event.tgid, event.tid), Reason::Exec),
+            },
+        };
+        // All other threads are gone, and with them their hold on other tables.
+        let others: Vec<TableId> =
+            self.tables.values().filter(|t| t.id != table && t.users.contains(&event.tgid)).map(|t| t.id).collect();
+        for other in others {
+            self.leave(other, event, changes);
+        }
+        if let Some(table) = self.tables.get_mut(&table) {
+            table.tasks = BTreeSet::from([event.tid]);
+        }
+        let by = Rc::new(self.stamp(event));
+        self.listings.insert(event.table, Listing { table, reason, by, listed: BTreeSet::new() });
+        changes.push(Change::Execed { process: event.tgid });
+    }
+
+    pub(super) fn exit(&mut self, event: &Event, group_dead: bool, changes: &mut Vec<Change>) {
+        if let Some(table) = self.by_addr.get(&event.table).and_then(|id| self.tables.get_mut(id)) {
+            table.tasks.remove(&event.tid);
+        }
+        if !group_dead {
+            return;
+        }
+        if let Some(process) = self.processes.get_mut(&event.tgid) {
+            process.exited = Some(event.at.exit);
+        }
+        changes.push(Change::Exited { process: event.tgid, at: event.at.exit });
+        let tables: Vec<TableId> =
+            self.tables.values().filter(|table| table.users.contains(&event.tgid)).map(|table| table.id).collect();
+        for table in tables {
+            self.leave(table, event, changes);
+        }
+    }
+
+    /// A process lets go of a table; the last one takes it along.
+    fn leave(&mut self, id: TableId, event: &Event, changes: &mut Vec<Change>) {
+        let Some(table) = self.tables.get_mut(&id) else { return };
+        table.users.remove(&event.tgid);
+        if table.alive() {
+            return;
+        }
+        self.by_addr.remove(&table.addr);
+        self.listings.remove(&table.addr);
+        let open: Vec<i32> = table.open().map(|(fd, _)| fd).collect();
+        let by = Rc::new(self.stamp(event));
+        for fd in open {
+            self.edit(SlotId { table: id, fd }, |slot| slot.vacate(&by, How::Exit));
+        }
+        self.dead.push(id);
+        changes.push(Change::TableDied { table: id });
+    }
+
+    pub(super) fn process_found(&mut self, event: &Event) {
+        let What::Process { start, comm: name, exe, argv } = &event.what else { return };
+        let process = self.processes.entry(event.tgid).or_insert_with(|| Process::new(event.tgid, *start, comm(name)));
+        if process.exe.is_empty() {
+            (process.start, process.exe, process.argv) = (*start, Rc::clone(exe), Rc::clone(argv));
+        }
+    }
+
+    /// Rows of a table that was listed at fork, exec or unshare.
+    pub(super) fn listing(
+        &mut self,
+        event: &Event,
+        rows: &[TableRow],
+        more: bool,
+        beyond_walk: bool,
+        changes: &mut Vec<Change>,
+    ) {
+        // Without its head, which was lost, a listing tells nothing that the next snapshot does not tell better.
+        let Some(mut listing) = self.listings.remove(&event.table) else { return };
+        for row in rows {
+            listing.listed.insert(row.fd);
+            match listing.reason {
+                Reason::Copy { from } => self.inherit(&listing, from, row, changes),
+                Reason::Exec => self.kept(&listing, row, changes),
+            }
+        }
+        if more {
+            self.listings.insert(event.table, listing);
+            return;
+        }
+        match listing.reason {
+            Reason::Copy { from } if beyond_walk => self.inherit_rest(&listing, from, changes),
+            Reason::Copy { .. } => {}
+            Reason::Exec => self.purge(&listing, beyond_walk, changes),
+        }
+    }
+
+    /// A copied table has this row: so had the original, at the moment of the copy.
+    fn inherit(&mut self, listing: &Listing, from: TableId, row: &TableRow, changes: &mut Vec<Change>) {
+        let at = listing.by.at.exit;
+        let seen = Interval { enter: Some(at), exit: at };
+        let source = SlotId { table: from, fd: row.fd };
+        let cloexec = row.cloexec;
+        let known = self.slot(source).and_then(|slot| {
+            let mut lives = slot.lives().rev();
+            lives.find(|life| life.file == row.file).map(|life| (life.number, Rc::clone(&life.data.description)))
+        });
+        let (generation, description) = match known {
+            Some(known) => known,
+            None => {
+                // The call that made it has not returned yet, or was not seen.
+                let description = self.description_at(row.file, None);
+                let data = Rc::clone(&description);
+                let number = self.edit(source, |slot| {
+                    slot.observe(seen, row.file, || Generation {
+                        description: data,
+                        cloexec,
+                        origin: Origin::Unseen,
+                        by: None,
+                    });
+                    slot.lives().next_back().map_or(0, |life| life.number)
+                });
+                (number.unwrap_or(0), description)
+            }
+        };
+        let origin = Origin::Inherited { from, generation };
+        self.appear(
+            listing,
+            row,
+            seen,
+            Generation { description, cloexec, origin, by: Some(Rc::clone(&listing.by)) },
+            changes,
+        );
+    }
+
+    fn appear(
+        &mut self,
+        listing: &Listing,
+        row: &TableRow,
+        seen: Interval,
+        generation: Generation,
+        changes: &mut Vec<Change>,
+    ) {
+        let slot = SlotId { table: listing.table, fd: row.fd };
+        let number = self.edit(slot, |slot| {
+            slot.install(seen, row.file, |_| generation);
+            slot.live().map_or(0, |life| life.number)
+        });
+        let by = Rc::clone(&listing.by);
+        changes.push(Change::Installed { slot, number: number.unwrap_or(0), by });
+    }
+
+    /// What lies above the listed part of a copied table is taken from the original.
+    fn inherit_rest(&mut self, listing: &Listing, from: TableId, changes: &mut Vec<Change>) {
+        let first = i32::try_from(TABLE_WALK_MAX).unwrap_or(i32::MAX);
+        let rows: Vec<TableRow> = self.tables.get(&from).map_or_else(Vec::new, |table| {
+            let open = table.slots.range(first..).filter_map(|(fd, slot)| Some((*fd, slot.live()?)));
+            open.map(|(fd, live)| TableRow { fd, file: live.file, cloexec: live.data.cloexec }).collect()
+        });
+        for row in &rows {
+            self.inherit(listing, from, row, changes);
+        }
+    }
+
+    /// A descriptor that survived an exec.
+    fn kept(&mut self, listing: &Listing, row: &TableRow, changes: &mut Vec<Change>) {
+        let slot = SlotId { table: listing.table, fd: row.fd };
+        let at = listing.by.at.exit;
+        let known = self.slot(slot).and_then(|slot| slot.live()).is_some_and(|live| live.file == row.file);
+        if known {
+            return;
+        }
+        let description = self.description_at(row.file, None);
+        let seen = Interval { enter: Some(at), exit: at };
+        let generation = Generation { description, cloexec: false, origin: Origin::Unseen, by: None };
+        self.appear(listing, row, seen, generation, changes);
+    }
+
+    /// What an exec's listing does not have was closed by it.
+    fn purge(&mut self, listing: &Listing, beyond_walk: bool, changes: &mut Vec<Change>) {
+        let Some(table) = self.tables.get(&listing.table) else { return };
+        let walked = i32::try_from(TABLE_WALK_MAX).unwrap_or(i32::MAX);
+        let gone: Vec<i32> = table
+            .open()
+            .filter(
+                |(fd, live)| {
+                    if *fd < walked || !beyond_walk { !listing.listed.contains(fd) } else { live.data.cloexec }
+                },
+            )
+            .map(|(fd, _)| fd)
+            .collect();
+        for fd in gone {
+            let slot = SlotId { table: listing.table, fd };
+            if let Some(Some(number)) = self.edit(slot, |slot| slot.vacate(&listing.by, How::Exec)) {
+                let by = Rc::clone(&listing.by);
+                changes.push(Change::Removed { slot, number, how: How::Exec, by, late: false });
+            }
+        }
+    }
+
+    /// Tells when a process was born, for rules that ask whether something happened before.
+    pub fn forked_after(&self, tgid: u32, moment: Moment) -> bool {
+        self.processes.get(&tgid).and_then(|process| process.forked).is_some_and(|forked| forked.pos > moment.pos)
+    }
+}

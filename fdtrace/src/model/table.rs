@@ -1,0 +1,120 @@
+//! One kernel `files_struct`: slots, and who uses them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use crate::{
+    event::{Moment, TableAddr},
+    model::description::Description,
+    order::{Slot, Stamp},
+};
+
+/// Our own name for a table, because the kernel's address of one is recycled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableId(pub u32);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId {
+    pub table: TableId,
+    pub fd: i32,
+}
+
+/// One life of a slot, as the model sees it. Its number, birth and end are in [`crate::order::Life`].
+#[derive(Debug)]
+pub struct Generation {
+    pub description: Rc<Description>,
+    pub cloexec: bool,
+    pub origin: Origin,
+    pub by: Option<Rc<Stamp>>,
+}
+
+/// How a generation came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Opened,
+    /// From another number of the same table.
+    Duplicated {
+        from: i32,
+    },
+    /// Copied with the table: fork, or a thread that left its table.
+    Inherited {
+        from: TableId,
+        generation: u32,
+    },
+    /// Open when the trace began.
+    AlreadyOpen,
+    /// Found in the table; how it got there was not seen.
+    Unseen,
+}
+
+/// How a table came to be.
+#[derive(Clone, Debug)]
+pub enum Lineage {
+    /// Copied from `from`.
+    Copied { from: TableId, at: Moment },
+    /// It was there before the trace.
+    Found,
+}
+
+#[derive(Debug)]
+pub struct Table {
+    pub id: TableId,
+    pub addr: TableAddr,
+    pub slots: BTreeMap<i32, Slot<Generation>>,
+    /// Processes with a task that uses it.
+    pub users: BTreeSet<u32>,
+    /// Threads that are known to use it, of all its processes.
+    pub tasks: BTreeSet<u32>,
+    pub lineage: Lineage,
+    /// Events are missing up to here.
+    pub lost_until: Option<u64>,
+    /// Events are missing since then and the kernel's table has not been read again.
+    pub uncertain_since: Option<u64>,
+    /// A snapshot of it has been completed.
+    pub read: bool,
+}
+
+impl Table {
+    pub fn new(id: TableId, addr: TableAddr, lineage: Lineage) -> Self {
+        Self {
+            id,
+            addr,
+            slots: BTreeMap::new(),
+            users: BTreeSet::new(),
+            tasks: BTreeSet::new(),
+            lineage,
+            lost_until: None,
+            uncertain_since: None,
+            read: false,
+        }
+    }
+
+    /// A task uses it.
+    pub fn join(&mut self, tgid: u32, tid: u32) {
+        // Looked up before it is inserted: this is asked for every event.
+        if !self.tasks.contains(&tid) {
+            self.tasks.insert(tid);
+            self.users.insert(tgid);
+        }
+    }
+
+    pub fn alive(&self) -> bool {
+        !self.users.is_empty()
+    }
+
+    pub fn slot_mut(&mut self, fd: i32) -> &mut Slot<Generation> {
+        self.slots.entry(fd).or_default()
+    }
+
+    /// Open descriptors, in order.
+    pub fn open(&self) -> impl Iterator<Item = (i32, &crate::order::Life<Generation>)> {
+        self.slots.iter().filter_map(|(fd, slot)| Some((*fd, slot.live()?)))
+    }
+
+    /// Nothing is missing from what is known since `time`.
+    pub fn complete_since(&self, time: u64) -> bool {
+        self.uncertain_since.is_none() && self.lost_until.is_none_or(|lost| lost < time)
+    }
+}

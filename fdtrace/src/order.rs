@@ -1,0 +1,558 @@
+//! The order of things within one slot.
+//!
+//! # The problem
+//!
+//! A call changes the table at some moment between its enter and its exit, and only those two are seen. `close` frees
+//! the number long before it returns, so another thread's `open` can take the number and return first: the order of the
+//! exits is not the order of the table.
+//!
+//! # The clock
+//!
+//! A record's position in the ring is a total order that agrees with happens-before: if one call returned before another
+//! one began, its position is lower than the position the other read at its start. So each effect lies in the interval
+//! `(enter position, exit position)`, and two effects whose intervals do not overlap are ordered by them.
+//!
+//! # The rule
+//!
+//! A slot's life alternates: install, remove, install, … ([`Slot`] holds the last few lives.) Exits are taken in ring
+//! order and each effect is applied at its own exit, unless alternation forces another one before it:
+//!
+//! 1. *Install on a live slot.* Somebody removed the occupant and has not returned yet. The occupant's end is **implied**,
+//!    and a removal that began before this exit claims it when its own exit comes. Of several, the earliest exit claims
+//!    it: they are interchangeable for the table, but not for blame, so the end is marked ambiguous unless the
+//!    description that the removal saw, before and after, tells them apart.
+//! 2. *Remove on a dead slot.* Somebody installed something and has not returned yet. The removal waits; an install that
+//!    began before the removal's exit is born dead. If none comes, something was installed that we did not see.
+//! 3. Otherwise the exit order is an order that fits, and any other order that fits has the same table and the same
+//!    pairing.
+//!
+//! *Proof of 3.* Let the sweep meet the exit of operation `p` with the slot in the state that `p` needs. Suppose another
+//! legal order has an operation `q` whose exit comes later before `p`. Legal orders alternate, so between `p`'s
+//! predecessor and `p` there must then be an even number of such `q`s, pairwise install and remove, all in flight at
+//! `p`'s exit: a thread that opened a number which nobody has been told yet, and a removal of that very number by a
+//! thread that cannot know it except as stale. The description it saw identifies that case: rule 2 then takes it.
+//!
+//! A `struct file`'s address proves a difference, never an identity: the kernel hands the same address out again within
+//! microseconds.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use crate::{
+    event::{Interval, Moment},
+    syscalls::Syscall,
+};
+
+/// Dead lives kept for each slot: enough to explain an `EBADF` two owners later.
+pub const PAST: usize = 4;
+/// Removals that wait for their install; more are not worth waiting for.
+const EARLY: usize = 4;
+
+/// Who did something, and when. Shared by everything that remembers it.
+#[derive(Debug)]
+pub struct Stamp {
+    pub at: Interval,
+    pub tgid: u32,
+    pub tid: u32,
+    pub comm: Rc<[u8]>,
+    /// `None`: not a system call (exec, exit, a snapshot).
+    pub sys: Option<&'static Syscall>,
+    pub args: [u64; 6],
+    pub ret: i64,
+}
+
+/// How a life ended.
+#[derive(Clone, Debug)]
+pub struct End {
+    pub by: Rc<Stamp>,
+    pub how: How,
+    /// Another call may have been the one.
+    pub ambiguous: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    Closed,
+    Replaced,
+    Exec,
+    Exit,
+}
+
+#[derive(Clone, Debug)]
+pub enum State {
+    Live,
+    /// Over, because the slot had another occupant before position `before`; by whom is not known yet.
+    Implied {
+        before: Moment,
+    },
+    Ended(End),
+}
+
+/// One generation of a slot.
+#[derive(Clone, Debug)]
+pub struct Life<P> {
+    /// From 1, in order of installation.
+    pub number: u32,
+    /// Address of the `struct file`; 0: not seen.
+    pub file: u64,
+    /// When it was installed, or looked at.
+    pub born: Interval,
+    /// It was there when looked at; the call that installed it, if it is still to come, began before `born.exit`.
+    pub observed: bool,
+    pub state: State,
+    /// Other orders of the calls around it fit as well.
+    pub ambiguous: bool,
+    pub data: P,
+}
+
+impl<P> Life<P> {
+    pub fn end(&self) -> Option<&End> {
+        match &self.state {
+            State::Ended(end) => Some(end),
+            State::Live | State::Implied { .. } => None,
+        }
+    }
+}
+
+/// A successful removal that found nobody.
+#[derive(Clone, Debug)]
+struct Early {
+    end: End,
+    before: u64,
+}
+
+/// A file descriptor number in one table.
+#[derive(Clone, Debug)]
+pub struct Slot<P> {
+    live: Option<Life<P>>,
+    past: VecDeque<Life<P>>,
+    early: Vec<Early>,
+    numbered: u32,
+    /// Just above the position of the last effect; 0: none.
+    touched: u64,
+}
+
+impl<P> Default for Slot<P> {
+    fn default() -> Self {
+        Self { live: None, past: VecDeque::new(), early: Vec::new(), numbered: 0, touched: 0 }
+    }
+}
+
+/// What an install turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Installed {
+    /// The slot has this occupant now. `implied`: its predecessor's end is not explained yet.
+    Live { implied: bool },
+    /// The occupant was known from a look at the table; now its origin is known too.
+    Explained,
+    /// It came and went before the call returned.
+    BornDead,
+}
+
+/// What a removal turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// The occupant is gone.
+    Live(u32),
+    /// It explains the end of an earlier life; today's occupant stays.
+    Earlier(u32),
+    /// Nobody was there: an install is in flight, or was not seen.
+    Early,
+}
+
+/// What a look at the kernel's table told.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// As known.
+    Confirmed,
+    /// Older than what the events say.
+    Stale,
+    /// Nobody was known to be here.
+    New,
+    /// Somebody else was known to be here: `Implied` now.
+    Replaced,
+}
+
+/// The life that a failed call must have met.
+#[derive(Debug)]
+pub struct Subject<'a, P> {
+    pub life: &'a Life<P>,
+    /// The slot was certainly closed when the call looked.
+    pub certain: bool,
+}
+
+impl<P> Slot<P> {
+    pub fn live(&self) -> Option<&Life<P>> {
+        self.live.as_ref()
+    }
+
+    pub fn live_mut(&mut self) -> Option<&mut Life<P>> {
+        self.live.as_mut()
+    }
+
+    /// Dead lives, oldest first.
+    pub fn past(&self) -> impl DoubleEndedIterator<Item = &Life<P>> {
+        self.past.iter()
+    }
+
+    /// All lives, oldest first.
+    pub fn lives(&self) -> impl DoubleEndedIterator<Item = &Life<P>> {
+        self.past.iter().chain(&self.live)
+    }
+
+    pub fn life(&self, number: u32) -> Option<&Life<P>> {
+        self.lives().find(|life| life.number == number)
+    }
+
+    /// Nothing is held that a later record could need.
+    pub fn is_empty(&self) -> bool {
+        self.live.is_none() && self.past.is_empty() && self.early.is_empty()
+    }
+
+    /// A call made this the occupant. `data` is given the occupant that a look at the table had found already.
+    pub fn install(&mut self, at: Interval, file: u64, data: impl FnOnce(Option<P>) -> P) -> Installed {
+        self.touched = at.exit.pos + 1;
+        let early = self.early.iter().position(|early| at.began_before(early.end.by.at.exit.pos));
+        // An early removal explains this life only if the slot does not still show it.
+        if let (Some(early), true) = (early, file == 0 || self.live.as_ref().is_some_and(|live| live.file == file)) {
+            let early = self.early.remove(early);
+            let file = if early.before == 0 { file } else { early.before };
+            let life = self.new_life(at, file, false, data(None));
+            self.bury(life, State::Ended(early.end));
+            return Installed::BornDead;
+        }
+        match self.live.take() {
+            None => {
+                let life = self.new_life(at, file, false, data(None));
+                self.live = Some(life);
+                Installed::Live { implied: false }
+            }
+            Some(seen) if seen.observed && seen.file == file && at.began_before(seen.born.exit.pos + 1) => {
+                let Life { number, ambiguous, data: old, .. } = seen;
+                let data = data(Some(old));
+                self.live = Some(Life { number, file, born: at, observed: false, state: State::Live, ambiguous, data });
+                Installed::Explained
+            }
+            Some(gone) => {
+                // Rule 1. A removal that was too early for another life may be the one.
+                let began = gone.born.start();
+                let early = self.early.iter().position(|early| early.end.by.at.exit.pos > began);
+                let implied = early.is_none();
+                let state = match early {
+                    Some(early) => State::Ended(self.early.remove(early).end),
+                    None => State::Implied { before: at.exit },
+                };
+                self.bury(gone, state);
+                let life = self.new_life(at, file, false, data(None));
+                self.live = Some(life);
+                Installed::Live { implied }
+            }
+        }
+    }
+
+    /// A call freed the number. `before` and `after` are the occupants it saw at its start and end, 0 if none or unknown.
+    pub fn remove(&mut self, by: &Rc<Stamp>, how: How, before: u64, after: u64) -> Removed {
+        let at = by.at;
+        self.touched = at.exit.pos + 1;
+        let mut end = End { by: Rc::clone(by), how, ambiguous: false };
+        let live_file = self.live.as_ref().map_or(0, |live| live.file);
+        let still_there = after != 0 && after == live_file;
+        let claim = self.past.iter().position(|life| match life.state {
+            State::Implied { before: limit } => {
+                at.began_before(limit.pos) && (before == 0 || life.file == 0 || before == life.file)
+            }
+            State::Live | State::Ended(_) => false,
+        });
+        if let Some(index) = claim {
+            end.ambiguous = self.live.is_some() && !still_there && (before == 0 || before == live_file);
+            return self.explain(index, end);
+        }
+        match self.live.take() {
+            None => {
+                if self.early.len() < EARLY {
+                    self.early.push(Early { end, before });
+                }
+                Removed::Early
+            }
+            Some(live) => {
+                // A dup2 over the number was in flight together with this removal. Who came first is told by what the
+                // removal saw: the old occupant at its start and the new one at its end means that it came first.
+                let replaced = self.past.back().filter(|old| {
+                    matches!(&old.state, State::Ended(end) if end.how == How::Replaced
+                        && end.by.at.exit.pos > at.start() && end.by.at.exit.pos == live.born.exit.pos)
+                });
+                if let Some(old) = replaced {
+                    if still_there && before == old.file && before != live.file {
+                        self.live = Some(live);
+                        let index = self.past.len() - 1;
+                        return self.explain(index, end);
+                    }
+                    end.ambiguous = before != live.file;
+                }
+                let number = live.number;
+                self.bury(live, State::Ended(end));
+                Removed::Live(number)
+            }
+        }
+    }
+
+    /// A call put a new occupant in the old one's place in one step. Returns the number of the life that it ended.
+    pub fn replace(
+        &mut self,
+        by: &Rc<Stamp>,
+        before: u64,
+        file: u64,
+        data: impl FnOnce(Option<P>) -> P,
+    ) -> (Option<u32>, Installed) {
+        let overlaps = |life: &Life<P>| !life.observed && life.born.exit.pos > by.at.start();
+        // Nobody was there at the start, and whoever came since returned before: it was his number that was taken.
+        let ended = match self.live.take() {
+            Some(live) => {
+                let ambiguous = overlaps(&live) && before != live.file;
+                let number = live.number;
+                let end = End { by: Rc::clone(by), how: How::Replaced, ambiguous };
+                self.bury(live, State::Ended(end));
+                Some(number)
+            }
+            None => None,
+        };
+        (ended, self.install(by.at, file, data))
+    }
+
+    /// The kernel's table showed `file` here at some moment in `seen`.
+    pub fn observe(&mut self, seen: Interval, file: u64, data: impl FnOnce() -> P) -> Observed {
+        match &self.live {
+            Some(live) if live.file == file => return Observed::Confirmed,
+            Some(live) if live.file == 0 => return Observed::Confirmed,
+            _ if self.touched > seen.start() => return Observed::Stale,
+            _ => {}
+        }
+        let replaced = self.live.take();
+        let outcome = if replaced.is_some() { Observed::Replaced } else { Observed::New };
+        if let Some(gone) = replaced {
+            self.bury(gone, State::Implied { before: seen.exit });
+        }
+        let life = self.new_life(seen, file, true, data());
+        self.live = Some(life);
+        outcome
+    }
+
+    /// The kernel's table showed nobody here. Returns the number of the life that is over.
+    pub fn vacate(&mut self, by: &Rc<Stamp>, how: How) -> Option<u32> {
+        let live = self.live.take()?;
+        self.touched = by.at.exit.pos + 1;
+        let number = live.number;
+        self.bury(live, State::Ended(End { by: Rc::clone(by), how, ambiguous: false }));
+        Some(number)
+    }
+
+    /// The kernel's table, looked at from `seen` on, shows nobody here. Whoever removed the occupant may still return.
+    /// Returns the number of the life that is over; `None`: the events know better.
+    pub fn missing(&mut self, seen: Interval) -> Option<u32> {
+        if self.touched > seen.start() || self.live.as_ref()?.born.exit.pos >= seen.start() {
+            return None;
+        }
+        let live = self.live.take()?;
+        let number = live.number;
+        self.bury(live, State::Implied { before: seen.exit });
+        Some(number)
+    }
+
+    /// The life that a call which failed with `EBADF` must have met: the one closed last, if the slot was closed at some
+    /// moment of the call. `None`: it was open all the time, so the error means something else; or nobody is known.
+    pub fn subject(&self, at: Interval) -> Option<Subject<'_, P>> {
+        if let Some(live) = &self.live
+            && (live.observed || live.born.exit.pos < at.start())
+        {
+            return None;
+        }
+        let life = self.past.back()?;
+        let over = match &life.state {
+            State::Ended(end) => end.by.at.exit.pos <= at.start(),
+            State::Implied { before } => before.pos <= at.start(),
+            State::Live => false,
+        };
+        Some(Subject { life, certain: over && self.live.is_none() && self.early.is_empty() })
+    }
+
+    /// Gives up waiting for the installs of removals older than `limit`: they ended something that was not seen to begin.
+    pub fn expire(&mut self, limit: u64, mut unseen: impl FnMut() -> P) -> usize {
+        let mut given_up = 0;
+        while let Some(index) = self.early.iter().position(|early| early.end.by.at.exit.time < limit) {
+            let early = self.early.remove(index);
+            let life = self.new_life(early.end.by.at, early.before, true, unseen());
+            self.bury(life, State::Ended(early.end));
+            given_up += 1;
+        }
+        given_up
+    }
+
+    pub fn waits(&self) -> bool {
+        !self.early.is_empty()
+    }
+
+    fn explain(&mut self, index: usize, end: End) -> Removed {
+        let life = &mut self.past[index];
+        life.ambiguous |= end.ambiguous;
+        life.state = State::Ended(end);
+        Removed::Earlier(life.number)
+    }
+
+    fn new_life(&mut self, born: Interval, file: u64, observed: bool, data: P) -> Life<P> {
+        self.numbered += 1;
+        Life { number: self.numbered, file, born, observed, state: State::Live, ambiguous: false, data }
+    }
+
+    fn bury(&mut self, mut life: Life<P>, state: State) {
+        if let State::Ended(end) = &state {
+            life.ambiguous |= end.ambiguous;
+        }
+        life.state = state;
+        if self.past.len() == PAST {
+            self.past.pop_front();
+        }
+        self.past.push_back(life);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(enter: u64, exit: u64) -> Interval {
+        let moment = |pos| Moment { time: pos, pos };
+        Interval { enter: Some(moment(enter)), exit: moment(exit) }
+    }
+
+    fn by(tid: u32, enter: u64, exit: u64) -> Rc<Stamp> {
+        Rc::new(Stamp { at: at(enter, exit), tgid: 1, tid, comm: [].into(), sys: None, args: [0; 6], ret: 0 })
+    }
+
+    fn closer(slot: &Slot<&'static str>, number: u32) -> Option<u32> {
+        slot.life(number)?.end().map(|end| end.by.tid)
+    }
+
+    #[test]
+    fn in_turn() {
+        let mut slot = Slot::default();
+        assert_eq!(slot.install(at(1, 2), 0xa, |_| "a"), Installed::Live { implied: false });
+        assert_eq!(slot.remove(&by(1, 3, 4), How::Closed, 0xa, 0), Removed::Live(1));
+        assert_eq!(slot.install(at(5, 6), 0xa, |_| "b"), Installed::Live { implied: false });
+        assert_eq!(slot.live().map(|life| (life.number, life.data)), Some((2, "b")));
+        assert_eq!(closer(&slot, 1), Some(1));
+    }
+
+    #[test]
+    fn a_slow_close_is_overtaken_by_the_next_open() {
+        let mut slot = Slot::default();
+        slot.install(at(1, 2), 0xa, |_| "a");
+        // close: 3..8, open by another thread: 4..6.
+        assert_eq!(slot.install(at(4, 6), 0xb, |_| "b"), Installed::Live { implied: true });
+        assert_eq!(slot.remove(&by(1, 3, 8), How::Closed, 0xa, 0xb), Removed::Earlier(1));
+        assert_eq!(slot.live().map(|life| life.data), Some("b"));
+        assert!(!slot.life(1).expect("life 1").ambiguous);
+    }
+
+    #[test]
+    fn a_recycled_address_does_not_confuse_a_slow_close() {
+        let mut slot = Slot::default();
+        slot.install(at(1, 2), 0xa, |_| "a");
+        slot.install(at(4, 6), 0xa, |_| "b");
+        assert_eq!(slot.remove(&by(1, 3, 8), How::Closed, 0xa, 0xa), Removed::Earlier(1));
+        assert_eq!(slot.live().map(|life| life.data), Some("b"));
+        // A close that began after b's open cannot have ended a.
+        assert_eq!(slot.remove(&by(2, 9, 10), How::Closed, 0xa, 0), Removed::Live(2));
+    }
+
+    #[test]
+    fn a_stale_close_that_races_a_fresh_open() {
+        let mut slot = Slot::default();
+        // open 1..6 in one thread, close 2..4 in another that never was told the number.
+        assert_eq!(slot.remove(&by(2, 2, 4), How::Closed, 0, 0), Removed::Early);
+        assert_eq!(slot.install(at(1, 6), 0, |_| "a"), Installed::BornDead);
+        assert!(slot.live().is_none());
+        assert_eq!(closer(&slot, 1), Some(2));
+    }
+
+    #[test]
+    fn two_closes_in_flight_are_ambiguous_unless_told_apart() {
+        let mut slot = Slot::default();
+        slot.install(at(1, 2), 0xa, |_| "a");
+        slot.install(at(4, 6), 0xa, |_| "b");
+        assert_eq!(slot.remove(&by(1, 3, 8), How::Closed, 0xa, 0), Removed::Earlier(1));
+        assert_eq!(slot.remove(&by(2, 3, 9), How::Closed, 0xa, 0), Removed::Live(2));
+        assert!(slot.life(1).expect("life 1").ambiguous);
+    }
+
+    #[test]
+    fn a_close_that_came_before_a_dup2() {
+        let mut slot = Slot::default();
+        slot.install(at(1, 2), 0xa, |_| "a");
+        slot.replace(&by(2, 3, 6), 0xa, 0xb, |_| "b");
+        assert_eq!(slot.remove(&by(1, 4, 8), How::Closed, 0xa, 0xb), Removed::Earlier(1));
+        assert_eq!(slot.live().map(|life| life.data), Some("b"));
+        assert_eq!(closer(&slot, 1), Some(1));
+    }
+
+    #[test]
+    fn a_dup2_over_a_live_number_ends_its_life() {
+        let mut slot = Slot::default();
+        slot.install(at(1, 2), 0xa, |_| "a");
+        assert_eq!(slot.replace(&by(1, 3, 4), 0xa, 0xb, |_| "b"), (Some(1), Installed::Live { implied: false }));
+        assert_eq!(slot.life(1).and_then(Life::end).map(|end| end.how), Some(How::Replaced));
+    }
+
+    #[test]
+    fn a_look_at_the_table() {
+        let mut slot = Slot::default();
+        assert_eq!(slot.observe(at(5, 6), 0xa, || "seen"), Observed::New);
+        assert_eq!(slot.observe(at(5, 7), 0xa, || "again"), Observed::Confirmed);
+        // The open that made it was in flight.
+        assert_eq!(slot.install(at(4, 9), 0xa, |old| old.unwrap_or("lost")), Installed::Explained);
+        assert_eq!(slot.live().map(|life| (life.number, life.data)), Some((1, "seen")));
+        // A row from before the close says nothing.
+        slot.remove(&by(1, 10, 12), How::Closed, 0xa, 0);
+        assert_eq!(slot.observe(at(11, 13), 0xa, || "old"), Observed::Stale);
+        assert_eq!(slot.observe(at(13, 14), 0xc, || "unseen"), Observed::New);
+    }
+
+    #[test]
+    fn an_open_after_the_look_is_not_its_origin() {
+        let mut slot = Slot::default();
+        slot.observe(at(5, 6), 0xa, || "seen");
+        assert_eq!(slot.install(at(8, 9), 0xa, |_| "new"), Installed::Live { implied: true });
+    }
+
+    #[test]
+    fn ebadf_is_explained_only_if_the_slot_was_closed_then() {
+        let mut slot = Slot::default();
+        slot.install(at(1, 2), 0xa, |_| "a");
+        assert!(slot.subject(at(3, 4)).is_none(), "open all the time");
+        slot.remove(&by(1, 5, 6), How::Closed, 0xa, 0);
+        let subject = slot.subject(at(7, 8)).expect("closed");
+        assert!(subject.certain && subject.life.number == 1);
+        assert!(!slot.subject(at(5, 8)).expect("closed meanwhile").certain);
+        slot.install(at(8, 12), 0xb, |_| "b");
+        assert!(!slot.subject(at(10, 13)).expect("opened meanwhile").certain);
+        assert!(slot.subject(at(13, 14)).is_none(), "open again");
+    }
+
+    #[test]
+    fn an_unexplained_removal_ends_something_unseen() {
+        let mut slot = Slot::default();
+        slot.remove(&by(1, 1, 2), How::Closed, 0xa, 0);
+        assert_eq!(slot.expire(2, || "unseen"), 0);
+        assert_eq!(slot.expire(3, || "unseen"), 1);
+        assert_eq!(slot.past().map(|life| life.data).collect::<Vec<_>>(), ["unseen"]);
+    }
+
+    #[test]
+    fn old_lives_are_forgotten() {
+        let mut slot = Slot::default();
+        for i in 0..100 {
+            slot.install(at(i * 4, i * 4 + 1), 0xa, |_| "x");
+            slot.remove(&by(1, i * 4 + 2, i * 4 + 3), How::Closed, 0xa, 0);
+        }
+        assert_eq!(slot.past().count(), PAST);
+        assert_eq!(slot.past().last().map(|life| life.number), Some(100));
+    }
+}

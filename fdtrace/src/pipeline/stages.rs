@@ -1,0 +1,113 @@
+//! Everything between the bytes and the sinks, as one function: no clock, no file, no kernel. Live runs, recordings and
+//! tests all go through here.
+
+use crate::{
+    decode::{DecodeError, decode},
+    detect::{Detector, finding::Finding},
+    event::{Event, What},
+    model::{Change, World},
+    sink::Loss,
+    syscalls::Arch,
+};
+
+use fdtrace_common::wire::loss;
+
+/// What the sinks are to be told.
+#[derive(Debug)]
+pub enum News {
+    Finding(Finding),
+    Loss(Loss),
+    ProcessEnded(u32),
+}
+
+#[derive(Debug)]
+pub struct Stages {
+    arch: Arch,
+    pub world: World,
+    detector: Detector,
+    changes: Vec<Change>,
+    findings: Vec<Finding>,
+    /// Records that could not be decoded, and the first of the reasons.
+    pub undecodable: (u64, Option<DecodeError>),
+    pub snapshots_completed: u64,
+    /// Nanoseconds during which some table was not known with certainty, up to `uncertain_since`.
+    uncertain: u64,
+    uncertain_since: Option<u64>,
+}
+
+impl Stages {
+    pub fn new(arch: Arch) -> Self {
+        Self {
+            arch,
+            world: World::new(),
+            detector: Detector::new(),
+            changes: Vec::new(),
+            findings: Vec::new(),
+            undecodable: (0, None),
+            snapshots_completed: 0,
+            uncertain: 0,
+            uncertain_since: None,
+        }
+    }
+
+    /// Takes one record.
+    pub fn feed(&mut self, pos: u64, record: &[u8], news: &mut Vec<News>) {
+        match decode(pos, record, self.arch) {
+            Ok(Some(event)) => self.event(&event, news),
+            Ok(None) => {}
+            Err(error) => {
+                self.undecodable.0 += 1;
+                self.undecodable.1.get_or_insert(error);
+            }
+        }
+    }
+
+    /// Takes one event.
+    pub fn event(&mut self, event: &Event, news: &mut Vec<News>) {
+        self.world.apply(event, &mut self.changes);
+        for change in &self.changes {
+            self.detector.on(change, &self.world, &mut self.findings);
+        }
+        match &event.what {
+            What::Tick => self.detector.tick(&self.world, &mut self.findings),
+            What::SnapshotEnd => self.snapshots_completed += 1,
+            What::Lost { since, by_class } => {
+                let by_class = loss::NAMES.into_iter().zip(*by_class).filter(|(_, count)| *count > 0).collect();
+                news.push(News::Loss(Loss { time: event.at.exit.time, since: *since, by_class }));
+                self.uncertain_since.get_or_insert(*since);
+            }
+            _ => {}
+        }
+        let mut healed = false;
+        for change in self.changes.drain(..) {
+            match change {
+                Change::Exited { process, .. } => news.push(News::ProcessEnded(process)),
+                Change::Healed { .. } => healed = true,
+                _ => {}
+            }
+        }
+        if healed && self.world.is_certain() {
+            self.close_uncertain(event.at.exit.time);
+        }
+        news.extend(self.findings.drain(..).map(News::Finding));
+    }
+
+    /// Nothing more will come.
+    pub fn finish(&mut self, news: &mut Vec<News>) {
+        self.detector.finish(&self.world, &mut self.findings);
+        news.extend(self.findings.drain(..).map(News::Finding));
+        self.close_uncertain(self.world.now().time);
+    }
+
+    /// Nanoseconds of uncertainty so far.
+    pub fn uncertain_ns(&self) -> u64 {
+        let open = self.uncertain_since.map_or(0, |since| self.world.now().time.saturating_sub(since));
+        self.uncertain + open
+    }
+
+    fn close_uncertain(&mut self, now: u64) {
+        if let Some(since) = self.uncertain_since.take() {
+            self.uncertain += now.saturating_sub(since);
+        }
+    }
+}

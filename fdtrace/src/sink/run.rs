@@ -1,0 +1,106 @@
+//! What a sink is told about the run as a whole. Plain data: nothing here measures, counts a ring or reads a clock.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use crate::detect::finding::{Confidence, Finding, Name, Severity};
+
+/// Name and version of the JSON form; the number grows when a reader of the old form would misread the new one.
+pub const SCHEMA: &str = "fdtrace/1";
+
+/// Known when the trace begins.
+#[derive(Clone, Debug)]
+pub struct RunMeta {
+    /// Version of fdtrace.
+    pub version: String,
+    /// [`SCHEMA`], unless a recording says otherwise.
+    pub schema: String,
+    /// Kernel release the events come from.
+    pub kernel: String,
+    /// When the trace began, by the wall clock: nanoseconds since 1970.
+    pub started_wall: u64,
+    /// The same moment by `CLOCK_BOOTTIME`, the clock of all events.
+    pub started_boot: u64,
+    pub targets: Vec<Target>,
+    /// Descriptors that were open before the trace began; who opened them is not known.
+    pub already_open: usize,
+}
+
+/// A process that the user asked for, not one that came by fork.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub pid: u32,
+    pub name: Name,
+    /// The arguments as the kernel tells them, each ended by a zero byte.
+    pub cmdline: Name,
+}
+
+impl RunMeta {
+    /// Converts a boot time to wall time. A suspended machine keeps both in step; a clock that was set does not, and
+    /// the time then tells what the clock said when the trace began.
+    pub fn wall(&self, boot: u64) -> Option<Timestamp> {
+        let nanos = i128::from(self.started_wall) + i128::from(boot) - i128::from(self.started_boot);
+        Timestamp::from_nanosecond(nanos).ok()
+    }
+}
+
+/// Events that were not seen.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    /// Boot time up to which events may be missing.
+    pub time: u64,
+    /// Boot time since which they may be.
+    pub since: u64,
+    pub by_class: Vec<(&'static str, u64)>,
+}
+
+/// Known when the trace has ended.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Events that arrived.
+    pub events: u64,
+    /// Events that the kernel side produced: those that arrived and those that were lost.
+    pub produced: u64,
+    pub lost: u64,
+    pub lost_by_class: Vec<(&'static str, u64)>,
+    /// For how long some table was not known with certainty.
+    pub uncertain_ns: u64,
+    pub findings: FindingCounts,
+    pub duration_ns: u64,
+}
+
+/// How many findings, by level.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FindingCounts {
+    pub total: u64,
+    pub proven: u64,
+    pub likely: u64,
+    pub possible: u64,
+    pub high: u64,
+    pub medium: u64,
+    pub note: u64,
+    incidents: BTreeSet<u64>,
+}
+
+impl FindingCounts {
+    pub fn add(&mut self, finding: &Finding) {
+        self.total += 1;
+        *match finding.confidence {
+            Confidence::Proven => &mut self.proven,
+            Confidence::Likely => &mut self.likely,
+            Confidence::Possible => &mut self.possible,
+        } += 1;
+        *match finding.severity {
+            Severity::High => &mut self.high,
+            Severity::Medium => &mut self.medium,
+            Severity::Note => &mut self.note,
+        } += 1;
+        self.incidents.insert(finding.incident);
+    }
+
+    /// Root causes: findings that share one are counted once.
+    pub fn incidents(&self) -> u64 {
+        self.incidents.len() as u64
+    }
+}

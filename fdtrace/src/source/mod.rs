@@ -1,0 +1,23 @@
+//! Where bytes come from: the running kernel. Also all that has to do with processes as such: finding, starting and
+//! describing them. Knows nothing of descriptors' lives.
+
+mod bpf;
+pub mod btf;
+mod child;
+pub mod clock;
+pub mod doctor;
+pub mod ending;
+pub mod inherited;
+mod kinds;
+pub mod launch;
+pub mod live;
+pub mod names;
+pub mod offsets;
+pub mod preflight;
+mod process;
+pub mod procfs;
+mod recipe;
+pub mod select;
+pub mod surroundings;
+pub mod target;
+pub mod users;

@@ -1,0 +1,131 @@
+//! Finds where the running kernel keeps the structure members that the BPF programs read.
+//!
+//! Nothing is compiled in: a member that moved is found, a member that is gone is an error that names it, before
+//! anything is loaded. This module does not load or read memory through these offsets.
+
+use fdtrace_common::globals::Offsets;
+
+use super::btf::{self, Btf, BtfError, MissingMember};
+
+/// Architectures whose `pt_regs` are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    X86_64,
+    Aarch64,
+}
+
+impl Arch {
+    /// The architecture that this binary runs on, if it is one of them.
+    pub const fn native() -> Option<Self> {
+        if cfg!(target_arch = "x86_64") {
+            Some(Self::X86_64)
+        } else if cfg!(target_arch = "aarch64") {
+            Some(Self::Aarch64)
+        } else {
+            None
+        }
+    }
+}
+
+/// Why the offsets of the running kernel cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub enum OffsetsError {
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    #[error(transparent)]
+    Missing(#[from] MissingMember),
+    #[error("fdtrace does not know the registers of this architecture (it knows x86_64 and aarch64)")]
+    Architecture,
+}
+
+/// The offsets of the running kernel.
+pub fn of_running_kernel() -> Result<Offsets, OffsetsError> {
+    let arch = Arch::native().ok_or(OffsetsError::Architecture)?;
+    let bytes = btf::read_kernel()?;
+    Ok(resolve(&Btf::parse(&bytes)?, arch)?)
+}
+
+/// Every offset the BPF object needs.
+pub fn resolve(btf: &Btf<'_>, arch: Arch) -> Result<Offsets, MissingMember> {
+    let registers = registers(btf, arch)?;
+    Ok(Offsets {
+        task_tgid: btf.offset("task_struct", "tgid")?,
+        task_pid: btf.offset("task_struct", "pid")?,
+        task_files: btf.offset("task_struct", "files")?,
+        task_mm: btf.offset("task_struct", "mm")?,
+        task_signal: btf.offset("task_struct", "signal")?,
+        task_comm: btf.offset("task_struct", "comm")?,
+        task_exit_code: btf.offset("task_struct", "exit_code")?,
+        task_start_boottime: btf.offset("task_struct", "start_boottime")?,
+        task_group_leader: btf.offset("task_struct", "group_leader")?,
+        signal_live: btf.offset("signal_struct", "live")?,
+        files_count: btf.offset("files_struct", "count")?,
+        files_fdt: btf.offset("files_struct", "fdt")?,
+        fdt_max_fds: btf.offset("fdtable", "max_fds")?,
+        fdt_fd: btf.offset("fdtable", "fd")?,
+        fdt_open_fds: btf.offset("fdtable", "open_fds")?,
+        fdt_close_on_exec: btf.offset("fdtable", "close_on_exec")?,
+        file_f_inode: btf.offset("file", "f_inode")?,
+        file_f_flags: btf.offset("file", "f_flags")?,
+        file_f_mode: btf.offset("file", "f_mode")?,
+        file_f_op: btf.offset("file", "f_op")?,
+        file_private_data: btf.offset("file", "private_data")?,
+        inode_i_ino: btf.offset("inode", "i_ino")?,
+        inode_i_mode: btf.offset("inode", "i_mode")?,
+        inode_i_rdev: btf.offset("inode", "i_rdev")?,
+        inode_i_sb: btf.offset("inode", "i_sb")?,
+        sb_s_dev: btf.offset("super_block", "s_dev")?,
+        socket_sk: btf.offset("socket", "sk")?,
+        socket_type: btf.offset("socket", "type")?,
+        sock_family: btf.offset("sock", "__sk_common.skc_family")?,
+        mm_arg_start: btf.offset("mm_struct", "arg_start")?,
+        mm_arg_end: btf.offset("mm_struct", "arg_end")?,
+        bprm_filename: btf.offset("linux_binprm", "filename")?,
+        regs_nr: registers.nr,
+        regs_arg: registers.arg,
+        regs_ip: registers.ip,
+        regs_sp: registers.sp,
+        regs_bp: registers.bp,
+    })
+}
+
+/// Offsets of further members, in the order of `members`: pairs of structure and member path.
+pub fn resolve_more(btf: &Btf<'_>, members: &[(&str, &str)]) -> Result<Vec<u32>, MissingMember> {
+    members.iter().map(|&(structure, member)| btf.offset(structure, member)).collect()
+}
+
+struct Registers {
+    nr: u32,
+    arg: [u32; 6],
+    ip: u32,
+    sp: u32,
+    bp: u32,
+}
+
+fn registers(btf: &Btf<'_>, arch: Arch) -> Result<Registers, MissingMember> {
+    let at = |member| btf.offset("pt_regs", member);
+    match arch {
+        Arch::X86_64 => Ok(Registers {
+            nr: at("orig_ax")?,
+            arg: [at("di")?, at("si")?, at("dx")?, at("r10")?, at("r8")?, at("r9")?],
+            ip: at("ip")?,
+            sp: at("sp")?,
+            bp: at("bp")?,
+        }),
+        // `regs[0]` holds the result at exit; `orig_x0` keeps the first argument.
+        // `syscallno` is 32 bits wide, `orig_ax` 64: the lower 32 bits at the offset are the number on both.
+        Arch::Aarch64 => {
+            let x = at("regs")?;
+            Ok(Registers {
+                nr: at("syscallno")?,
+                arg: [at("orig_x0")?, x + 8, x + 16, x + 24, x + 32, x + 40],
+                ip: at("pc")?,
+                sp: at("sp")?,
+                bp: x + 29 * 8,
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! System calls by number: their name, how the kernel side treats them, and which arguments are descriptors.
+//!
+//! Data only. What a call does to a table is said by `decode`.
+
+mod errno;
+mod table;
+
+use std::sync::LazyLock;
+
+use fdtrace_common::{class, globals::SYSCALLS};
+
+pub use errno::errno_name;
+
+/// Machine whose system call numbers are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    X86_64,
+    Aarch64,
+}
+
+impl Arch {
+    /// The machine this program was compiled for.
+    pub const fn native() -> Self {
+        if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 }
+    }
+}
+
+/// An argument that is a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FdArg {
+    /// Argument `.0` is a descriptor.
+    Fd(usize),
+    /// Argument `.0` is a directory descriptor or `AT_FDCWD`.
+    Dir(usize),
+}
+
+#[derive(Debug)]
+pub struct Syscall {
+    pub name: &'static str,
+    x86_64: u16,
+    aarch64: u16,
+    /// One of [`fdtrace_common::class`].
+    pub class: u8,
+    pub fds: &'static [FdArg],
+}
+
+/// Number of a call that an architecture does not have.
+const NONE: u16 = u16::MAX;
+
+const fn sys(name: &'static str, x86_64: u16, aarch64: u16, class: u8, fds: &'static [FdArg]) -> Syscall {
+    Syscall { name, x86_64, aarch64, class, fds }
+}
+
+impl Syscall {
+    fn number(&self, arch: Arch) -> Option<usize> {
+        let nr = match arch {
+            Arch::X86_64 => self.x86_64,
+            Arch::Aarch64 => self.aarch64,
+        };
+        (nr != NONE).then_some(usize::from(nr))
+    }
+
+    /// The descriptors among the arguments of a call, in order.
+    pub fn fd_args(&self, args: &[u64; 6]) -> impl Iterator<Item = i32> {
+        self.fds.iter().filter_map(move |arg| match *arg {
+            FdArg::Fd(i) => Some(fd(args[i])),
+            FdArg::Dir(i) => (fd(args[i]) != AT_FDCWD).then_some(fd(args[i])),
+        })
+    }
+
+    /// A probe asks whether a number is open; that it is not is an answer, not a mistake.
+    pub fn is_probe(&self, args: &[u64; 6]) -> bool {
+        match self.name {
+            "fstat" | "newfstatat" | "statx" | "fstatfs" => true,
+            "fcntl" => matches!(args[1] as u32, F_GETFD | F_SETFD | F_GETFL),
+            _ => false,
+        }
+    }
+}
+
+pub const AT_FDCWD: i32 = -100;
+pub const F_DUPFD: u32 = 0;
+pub const F_GETFD: u32 = 1;
+pub const F_SETFD: u32 = 2;
+pub const F_GETFL: u32 = 3;
+pub const F_DUPFD_CLOEXEC: u32 = 1030;
+
+/// A descriptor argument as the kernel takes it: the low 32 bits, signed.
+#[expect(clippy::cast_possible_truncation, reason = "the kernel takes the low 32 bits of a descriptor argument")]
+pub fn fd(arg: u64) -> i32 {
+    arg as i32
+}
+
+type ByNumber = [Option<&'static Syscall>; SYSCALLS];
+
+fn by_number(arch: Arch) -> ByNumber {
+    let mut calls: ByNumber = [None; SYSCALLS];
+    for call in table::TABLE {
+        if let Some(nr) = call.number(arch) {
+            calls[nr] = Some(call);
+        }
+    }
+    calls
+}
+
+static X86_64: LazyLock<ByNumber> = LazyLock::new(|| by_number(Arch::X86_64));
+static AARCH64: LazyLock<ByNumber> = LazyLock::new(|| by_number(Arch::Aarch64));
+
+/// A call by number, if it has to do with descriptors.
+pub fn lookup(arch: Arch, nr: u32) -> Option<&'static Syscall> {
+    let calls = match arch {
+        Arch::X86_64 => &X86_64,
+        Arch::Aarch64 => &AARCH64,
+    };
+    calls.get(usize::try_from(nr).ok()?).copied().flatten()
+}
+
+/// What the kernel side is told.
+pub fn classes(arch: Arch) -> [u8; SYSCALLS] {
+    let mut classes = [class::NONE; SYSCALLS];
+    for call in table::TABLE {
+        if let Some(nr) = call.number(arch) {
+            classes[nr] = call.class;
+        }
+    }
+    classes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_unique_and_in_range() {
+        for arch in [Arch::X86_64, Arch::Aarch64] {
+            let mut seen = std::collections::HashMap::new();
+            for call in table::TABLE {
+                if let Some(nr) = call.number(arch) {
+                    assert!(nr < SYSCALLS, "{}", call.name);
+                    assert_eq!(seen.insert(nr, call.name), None, "{}", call.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn known_numbers() {
+        for (nr, name) in [(3, "close"), (257, "openat"), (435, "clone3"), (436, "close_range"), (441, "epoll_pwait2")]
+        {
+            assert_eq!(lookup(Arch::X86_64, nr).map(|call| call.name), Some(name));
+        }
+        for (nr, name) in [(57, "close"), (56, "openat"), (436, "close_range")] {
+            assert_eq!(lookup(Arch::Aarch64, nr).map(|call| call.name), Some(name));
+        }
+        assert!(lookup(Arch::X86_64, 39).is_none());
+        assert!(lookup(Arch::X86_64, u32::MAX).is_none());
+    }
+
+    #[test]
+    fn descriptor_arguments() {
+        let call = lookup(Arch::X86_64, 257).expect("openat");
+        let cwd = [u64::from(AT_FDCWD as u32), 0, 0, 0, 0, 0];
+        assert_eq!(call.fd_args(&cwd).count(), 0);
+        assert_eq!(call.fd_args(&[7, 0, 0, 0, 0, 0]).collect::<Vec<_>>(), [7]);
+    }
+}

@@ -1,0 +1,3 @@
+//! Who did it: interpreters, native stacks, owners. Knows processes' memory and files, not descriptors' lives.
+
+pub mod python;
