@@ -58,6 +58,8 @@ pub mod kind {
     pub const TICK: u16 = 51;
     /// [`super::SnapBegin`].
     pub const SNAP_BEGIN: u16 = 52;
+    /// [`super::Thread`].
+    pub const THREAD: u16 = 53;
 }
 
 /// Classes of loss, counted per processor.
@@ -350,6 +352,13 @@ pub struct ProcessInfo {
     pub argv_len: u32,
 }
 
+/// A thread, `header.tid`, of a process that was attached to. Its table is its process's unless it shows otherwise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Thread {
+    pub header: Header,
+}
+
 /// Nothing happened up to `header.time`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -391,6 +400,7 @@ plain! {
     Lost = 88,
     FopKind = 64,
     ProcessInfo = 64,
+    Thread = 32,
     Tick = 32,
 }
 

@@ -20,6 +20,7 @@ use crate::{
     filter::{self, Task},
     kernel::{Files, describe_slot, member, offset},
     maps::{INFLIGHT, INFLIGHT_ENTRIES},
+    process,
 };
 
 const EBADF: i64 = -9;
@@ -71,7 +72,13 @@ pub fn exit(regs: *const c_void, ret: i64) {
     let Some(task) = filter::current() else { return };
     let done = Done::new(regs, nr, ret, class, task);
     match class {
-        class::CLOSE | class::CLOSE_RANGE => done.plain(),
+        class::CLOSE => done.plain(),
+        class::CLOSE_RANGE | class::UNSHARE if done.has_new_table() => {
+            done.plain();
+            // Nobody else has this table yet, so a walk over it is exact.
+            process::walk(done.subject(), task.process);
+        }
+        class::CLOSE_RANGE => done.plain(),
         class::RETURNS_FD => done.new_fd(),
         class::OPEN_PATH0 => done.opened(0),
         class::OPEN_PATH1 => done.opened(1),
@@ -90,7 +97,6 @@ pub fn exit(regs: *const c_void, ret: i64) {
         class::EPOLL_CTL => done.epoll_ctl(),
         // A wait of no length that found nothing is a poll: loops do it all the time, and it tells nothing.
         class::EPOLL_WAIT if ret != 0 || arg(regs, 3) != 0 => done.epoll_wait(),
-        class::UNSHARE if done.files.files != done.start.table => done.plain(),
         _ if matches!(ret, EBADF | EMFILE | ENFILE) => done.plain(),
         _ => {}
     }
@@ -136,6 +142,12 @@ impl Done {
             unsafe { (*slot).tid = 0 };
         }
         Self { regs, ret, nr: nr as u32, class, start, files: Files::of_current(), task }
+    }
+
+    /// The call gave the thread a table of its own.
+    #[inline(always)]
+    fn has_new_table(&self) -> bool {
+        self.start.table != 0 && self.files.files != self.start.table
     }
 
     #[inline(always)]

@@ -102,7 +102,7 @@ impl Target {
 
 /// The target directory that holds `inside`, a path of our own build. Cargo marks it.
 ///
-/// The kernel side is built below it, in one place for all profiles, so that `core` is compiled once and not once for each.
+/// The kernel side is built below it, in one place for all profiles, so that `core` is compiled once.
 pub fn target_directory(inside: &Path) -> Option<&Path> {
     inside.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists())
 }

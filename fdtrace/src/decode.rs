@@ -91,6 +91,7 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
             let (exe, argv) = split(tail, record.exe_len, record.argv_len).ok_or(short)?;
             What::Process { start: record.start, comm: record.comm, exe, argv }
         }
+        kind::THREAD => What::Thread,
         kind::TICK => What::Tick,
         kind => return Err(DecodeError::UnknownKind { pos, kind }),
     };

@@ -28,14 +28,14 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Position before which the call had certainly not begun.
+    /// Every record below this position was there when the call began; every other one came later.
     pub fn start(&self) -> u64 {
         self.enter.map_or(0, |enter| enter.pos)
     }
 
-    /// Did the call begin before `pos`?
+    /// Had the call begun when the record at `pos` was made?
     pub fn began_before(&self, pos: u64) -> bool {
-        self.start() < pos
+        self.start() <= pos
     }
 }
 
@@ -100,6 +100,8 @@ pub enum What {
         exe: Rc<[u8]>,
         argv: Rc<[u8]>,
     },
+    /// The event's task exists.
+    Thread,
     /// Nothing, up to this moment.
     Tick,
 }

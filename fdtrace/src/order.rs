@@ -226,7 +226,7 @@ impl<P> Slot<P> {
                 self.live = Some(life);
                 Installed::Live { implied: false }
             }
-            Some(seen) if seen.observed && seen.file == file && at.began_before(seen.born.exit.pos + 1) => {
+            Some(seen) if seen.observed && seen.file == file && at.began_before(seen.born.exit.pos) => {
                 let Life { number, ambiguous, data: old, .. } = seen;
                 let data = data(Some(old));
                 self.live = Some(Life { number, file, born: at, observed: false, state: State::Live, ambiguous, data });
@@ -235,7 +235,7 @@ impl<P> Slot<P> {
             Some(gone) => {
                 // Rule 1. A removal that was too early for another life may be the one.
                 let began = gone.born.start();
-                let early = self.early.iter().position(|early| early.end.by.at.exit.pos > began);
+                let early = self.early.iter().position(|early| early.end.by.at.exit.pos >= began);
                 let implied = early.is_none();
                 let state = match early {
                     Some(early) => State::Ended(self.early.remove(early).end),
@@ -278,7 +278,7 @@ impl<P> Slot<P> {
                 // removal saw: the old occupant at its start and the new one at its end means that it came first.
                 let replaced = self.past.back().filter(|old| {
                     matches!(&old.state, State::Ended(end) if end.how == How::Replaced
-                        && end.by.at.exit.pos > at.start() && end.by.at.exit.pos == live.born.exit.pos)
+                        && end.by.at.exit.pos >= at.start() && end.by.at.exit.pos == live.born.exit.pos)
                 });
                 if let Some(old) = replaced {
                     if still_there && before == old.file && before != live.file {
@@ -303,7 +303,7 @@ impl<P> Slot<P> {
         file: u64,
         data: impl FnOnce(Option<P>) -> P,
     ) -> (Option<u32>, Installed) {
-        let overlaps = |life: &Life<P>| !life.observed && life.born.exit.pos > by.at.start();
+        let overlaps = |life: &Life<P>| !life.observed && life.born.exit.pos >= by.at.start();
         // Nobody was there at the start, and whoever came since returned before: it was his number that was taken.
         let ended = match self.live.take() {
             Some(live) => {
@@ -367,8 +367,8 @@ impl<P> Slot<P> {
         }
         let life = self.past.back()?;
         let over = match &life.state {
-            State::Ended(end) => end.by.at.exit.pos <= at.start(),
-            State::Implied { before } => before.pos <= at.start(),
+            State::Ended(end) => end.by.at.exit.pos < at.start(),
+            State::Implied { before } => before.pos < at.start(),
             State::Live => false,
         };
         Some(Subject { life, certain: over && self.live.is_none() && self.early.is_empty() })

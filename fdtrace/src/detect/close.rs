@@ -97,7 +97,7 @@ impl Rules {
         let time = by.at.exit.time;
         let run = self.runs.entry(by.tid).or_insert(Run { last_fd: fd, step: 0, length: 0, time, held: Vec::new() });
         let step = fd.wrapping_sub(run.last_fd);
-        let continues = run.length == 0 || (step.abs() == 1 && (run.length == 1 || step == run.step));
+        let continues = run.length == 0 || (step.unsigned_abs() == 1 && (run.length == 1 || step == run.step));
         if !continues {
             let over = std::mem::replace(run, Run { last_fd: fd, step: 0, length: 0, time, held: Vec::new() });
             findings.extend(over.judge());
@@ -179,7 +179,7 @@ fn dead(met: Met, by: &Stamp, world: &World, incidents: &mut Incidents) -> Optio
         complete,
         timeline: history(world, met.slot, met.number),
         closer,
-        shared: table.tasks.len() > 1 || table.users.len() > 1,
+        shared: table.tasks().len() > 1,
     })
 }
 

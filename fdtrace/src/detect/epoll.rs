@@ -107,7 +107,7 @@ impl Rules {
                 self.pending.retain(|edit| edit.other != *table);
             }
             Change::Execed { process } => {
-                let execed = |table: &TableId| world.tables.get(table).is_some_and(|t| t.users.contains(process));
+                let execed = |table: &TableId| world.tables.get(table).is_some_and(|t| t.is_used_by(*process));
                 self.pending.retain(|edit| !execed(&edit.other));
             }
             _ => {}
@@ -266,9 +266,8 @@ fn parted(a: TableId, b: TableId, world: &World) -> Option<Moment> {
         },
     )?;
     let execed = |table: TableId| {
-        let users = world.tables.get(&table).map(|table| &table.users);
-        users.into_iter().flatten().any(|tgid| {
-            world.processes.get(tgid).and_then(|process| process.execed).is_some_and(|execed| execed.pos > moment.pos)
+        world.tables.get(&table).into_iter().flat_map(|table| table.users()).any(|tgid| {
+            world.processes.get(&tgid).and_then(|process| process.execed).is_some_and(|execed| execed.pos > moment.pos)
         })
     };
     (!execed(a) && !execed(b)).then_some(moment)
@@ -304,7 +303,7 @@ fn complete(table: TableId, since: Moment, world: &World) -> bool {
 }
 
 fn process_of(table: TableId, world: &World) -> u32 {
-    world.tables.get(&table).and_then(|table| table.users.first()).copied().unwrap_or(0)
+    world.tables.get(&table).and_then(|table| table.users().next()).unwrap_or(0)
 }
 
 /// The line of the timeline that says when the two sides parted.

@@ -82,7 +82,7 @@ fn ended(end: &End) -> Verb {
 
 /// Something that no call is known for.
 fn unattributed(world: &World, slot: SlotId, verb: Verb, time: u64) -> Act {
-    let process = world.tables.get(&slot.table).and_then(|table| table.users.first()).copied().unwrap_or(0);
+    let process = world.tables.get(&slot.table).and_then(|table| table.users().next()).unwrap_or(0);
     Act {
         time,
         enter_time: None,

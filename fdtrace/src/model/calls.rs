@@ -25,7 +25,7 @@ impl World {
         if let Some(from) = call.enter_table
             && from != event.table
         {
-            self.split(event, from);
+            self.split(event, from, &call.effect);
         }
         let table = self.table_at(event.table, event.tgid, event.tid);
         let by = Rc::new(Stamp { sys: Some(call.sys), args: call.args, ret: call.ret, ..self.stamp(event) });

@@ -17,7 +17,7 @@ use std::{
 };
 
 use crate::{
-    event::{EpollOp, Event, Moment, TableAddr, What},
+    event::{EpollOp, Event, Interval, Moment, TableAddr, What},
     order::{How, Slot, Stamp},
 };
 
@@ -120,6 +120,10 @@ pub struct World {
     waiting: Vec<SlotId>,
     /// Tables that died with the last event: kept until the next one, so that rules can look at them.
     dead: Vec<TableId>,
+    /// The table of each task.
+    tasks: HashMap<u32, (u32, TableId)>,
+    /// Threads of processes whose table has not been met yet.
+    threads: HashMap<u32, Vec<u32>>,
     next_table: u32,
     now: Moment,
 }
@@ -145,7 +149,17 @@ impl World {
 
     /// The table of a live process.
     pub fn table_of_process(&self, tgid: u32) -> Option<&Table> {
-        self.tables.values().find(|table| table.users.contains(&tgid))
+        let leader = self.tasks.get(&tgid).filter(|(of, _)| *of == tgid).map(|(_, table)| *table);
+        match leader {
+            Some(table) => self.tables.get(&table),
+            // Its first thread may be gone.
+            None => self.tables.values().find(|table| table.is_used_by(tgid)),
+        }
+    }
+
+    /// The table that a task uses.
+    pub fn table_of_task(&self, tid: u32) -> Option<&Table> {
+        self.tables.get(&self.tasks.get(&tid)?.1)
     }
 
     /// Takes one event, in ring order, and appends what it changed.
@@ -169,29 +183,64 @@ impl World {
                 self.kinds.learn(*fop, &name[..len]);
             }
             What::Process { .. } => self.process_found(event),
+            What::Thread => {
+                self.threads.entry(event.tgid).or_default().push(event.tid);
+            }
             What::Tick => {}
         }
         self.expire(changes);
+        changes.extend(self.dead.iter().map(|table| Change::TableDied { table: *table }));
     }
 
     /// The table at an address, made up if it was never heard of.
     fn table_at(&mut self, addr: TableAddr, tgid: u32, tid: u32) -> TableId {
-        if let Some(id) = self.by_addr.get(&addr)
-            && let Some(table) = self.tables.get_mut(id)
-        {
-            table.join(tgid, tid);
-            return *id;
+        match self.by_addr.get(&addr) {
+            Some(table) => {
+                let table = *table;
+                self.join(table, tgid, tid);
+                table
+            }
+            None => self.new_table(addr, tgid, tid, Lineage::Found),
         }
-        self.new_table(addr, tgid, tid, Lineage::Found)
+    }
+
+    /// A task uses a table, and no other from now on.
+    fn join(&mut self, table: TableId, tgid: u32, tid: u32) {
+        match self.tasks.insert(tid, (tgid, table)) {
+            Some(known) if known == (tgid, table) => return,
+            Some((tgid, old)) => self.part(old, tgid, tid),
+            None => {}
+        }
+        if let Some(table) = self.tables.get_mut(&table) {
+            table.join(tgid, tid);
+        }
+    }
+
+    /// A task uses a table no longer; the last one takes it along.
+    fn part(&mut self, id: TableId, tgid: u32, tid: u32) {
+        let Some(table) = self.tables.get_mut(&id) else { return };
+        table.leave(tgid, tid);
+        if table.alive() {
+            return;
+        }
+        self.by_addr.remove(&table.addr);
+        self.listings.remove(&table.addr);
+        let open: Vec<i32> = table.open().map(|(fd, _)| fd).collect();
+        let comm = self.processes.get(&tgid).map_or_else(|| [].into(), |process| Rc::clone(&process.comm));
+        let at = Interval { enter: None, exit: self.now };
+        let by = Rc::new(Stamp { at, tgid, tid, comm, sys: None, args: [0; 6], ret: 0 });
+        for fd in open {
+            self.edit(SlotId { table: id, fd }, |slot| slot.vacate(&by, How::Exit));
+        }
+        self.dead.push(id);
     }
 
     fn new_table(&mut self, addr: TableAddr, tgid: u32, tid: u32, lineage: Lineage) -> TableId {
         let id = TableId(self.next_table);
         self.next_table += 1;
-        let mut table = Table::new(id, addr, lineage);
-        table.join(tgid, tid);
-        self.tables.insert(id, table);
+        self.tables.insert(id, Table::new(id, addr, lineage));
         self.by_addr.insert(addr, id);
+        self.join(id, tgid, tid);
         id
     }
 

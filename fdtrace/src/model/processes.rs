@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, rc::Rc};
 use fdtrace_common::wire::TABLE_WALK_MAX;
 
 use crate::{
-    event::{Event, Interval, Moment, TableAddr, TableRow, What},
+    event::{Effect, Event, Interval, Moment, TableAddr, TableRow, What},
     order::{How, Stamp},
 };
 
@@ -22,12 +22,24 @@ pub(super) struct Listing {
     reason: Reason,
     by: Rc<Stamp>,
     listed: BTreeSet<i32>,
+    /// A range of numbers, and what was done to it after the copy and before the listing.
+    after: Option<(u32, u32, After)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum After {
+    Removed,
+    Cloexec,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
     /// Copied from that table.
     Copy {
+        from: TableId,
+    },
+    /// The same, and then purged.
+    CopyAndExec {
         from: TableId,
     },
     Exec,
@@ -49,9 +61,7 @@ impl World {
             self.processes.insert(*tgid, process);
         }
         let table = if *addr == event.table {
-            if let Some(table) = self.tables.get_mut(&parent) {
-                table.join(*tgid, *tid);
-            }
+            self.join(parent, *tgid, *tid);
             parent
         } else {
             self.copy(event, *addr, (*tgid, *tid), parent)
@@ -61,21 +71,22 @@ impl World {
         }
     }
 
-    /// A thread has left its table for a copy of its own.
-    pub(super) fn split(&mut self, event: &Event, from: TableAddr) {
+    /// A thread has left its table for a copy of its own. `after`: what the call did to the copy before it was listed.
+    pub(super) fn split(&mut self, event: &Event, from: TableAddr, after: &Effect) {
         let parent = self.table_at(from, event.tgid, event.tid);
         self.copy(event, event.table, (event.tgid, event.tid), parent);
-        if let Some(table) = self.tables.get_mut(&parent) {
-            table.tasks.remove(&event.tid);
+        if let Some(listing) = self.listings.get_mut(&event.table) {
+            listing.after = match after {
+                Effect::RemoveRange { first, last } => Some((*first, *last, After::Removed)),
+                Effect::CloexecRange { first, last } => Some((*first, *last, After::Cloexec)),
+                _ => None,
+            };
         }
     }
 
     /// A new table, whose rows follow.
     fn copy(&mut self, event: &Event, addr: TableAddr, (tgid, tid): (u32, u32), from: TableId) -> TableId {
-        if let Some(old) = self.by_addr.remove(&addr) {
-            // Its death was lost.
-            self.tables.remove(&old);
-        }
+        self.forget(addr);
         let at = event.at.exit;
         let table = self.new_table(addr, tgid, tid, Lineage::Copied { from, at });
         let inherited = self.tables.get(&from).map(|from| (from.lost_until, from.uncertain_since));
@@ -83,8 +94,20 @@ impl World {
             (table.lost_until, table.uncertain_since) = (lost, uncertain);
         }
         let by = Rc::new(self.stamp(event));
-        self.listings.insert(addr, Listing { table, reason: Reason::Copy { from }, by, listed: BTreeSet::new() });
+        let listing = Listing { table, reason: Reason::Copy { from }, by, listed: BTreeSet::new(), after: None };
+        self.listings.insert(addr, listing);
         table
+    }
+
+    /// The kernel has given this address to a new table, so the old one is dead, though that was not seen.
+    fn forget(&mut self, addr: TableAddr) {
+        let Some(old) = self.by_addr.remove(&addr).and_then(|old| self.tables.get(&old)) else { return };
+        let (id, tasks) = (old.id, old.tasks().clone());
+        for tid in tasks {
+            if let Some((tgid, _)) = self.tasks.remove(&tid) {
+                self.part(id, tgid, tid);
+            }
+        }
     }
 
     pub(super) fn exec(&mut self, event: &Event, changes: &mut Vec<Change>) {
@@ -95,32 +118,35 @@ impl World {
         process.argv = Rc::clone(argv);
         process.execed = Some(event.at.exit);
         process.exited = None;
-        let (table, reason) = match self.by_addr.get(&event.table) {
-            Some(table) => (*table, Reason::Exec),
+        let known = self.by_addr.get(&event.table).and_then(|id| self.tables.get(id));
+        let before = self.table_of_process(event.tgid).map(|table| table.id);
+        let (table, reason) = match (known.filter(|table| table.is_used_by(event.tgid)), before) {
+            (Some(table), _) => (table.id, Reason::Exec),
             // The old table was shared: the process has a copy of it now.
-            None => match self.table_of_process(event.tgid).map(|table| table.id) {
-                Some(from) => (self.copy(event, event.table, (event.tgid, event.tid), from), Reason::Copy { from }),
-                None => (self.table_at(event.table, event.tgid, event.tid), Reason::Exec),
-            },
+            (None, Some(from)) => {
+                (self.copy(event, event.table, (event.tgid, event.tid), from), Reason::CopyAndExec { from })
+            }
+            (None, None) => (self.table_at(event.table, event.tgid, event.tid), Reason::Exec),
         };
-        // All other threads are gone, and with them their hold on other tables.
-        let others: Vec<TableId> =
-            self.tables.values().filter(|t| t.id != table && t.users.contains(&event.tgid)).map(|t| t.id).collect();
-        for other in others {
-            self.leave(other, event, changes);
-        }
-        if let Some(table) = self.tables.get_mut(&table) {
-            table.tasks = BTreeSet::from([event.tid]);
+        // All other threads are gone; the one that called exec has the process's number now.
+        self.join(table, event.tgid, event.tid);
+        self.threads.remove(&event.tgid);
+        let others: Vec<u32> = self
+            .tasks
+            .iter()
+            .filter(|(tid, (tgid, _))| *tgid == event.tgid && **tid != event.tid)
+            .map(|(tid, _)| *tid)
+            .collect();
+        for tid in others {
+            self.task_ended(event.tgid, tid);
         }
         let by = Rc::new(self.stamp(event));
-        self.listings.insert(event.table, Listing { table, reason, by, listed: BTreeSet::new() });
+        self.listings.insert(event.table, Listing { table, reason, by, listed: BTreeSet::new(), after: None });
         changes.push(Change::Execed { process: event.tgid });
     }
 
     pub(super) fn exit(&mut self, event: &Event, group_dead: bool, changes: &mut Vec<Change>) {
-        if let Some(table) = self.by_addr.get(&event.table).and_then(|id| self.tables.get_mut(id)) {
-            table.tasks.remove(&event.tid);
-        }
+        self.task_ended(event.tgid, event.tid);
         if !group_dead {
             return;
         }
@@ -128,29 +154,19 @@ impl World {
             process.exited = Some(event.at.exit);
         }
         changes.push(Change::Exited { process: event.tgid, at: event.at.exit });
-        let tables: Vec<TableId> =
-            self.tables.values().filter(|table| table.users.contains(&event.tgid)).map(|table| table.id).collect();
-        for table in tables {
-            self.leave(table, event, changes);
+        // Threads whose own end was not seen.
+        let others: Vec<u32> =
+            self.tasks.iter().filter(|(_, (tgid, _))| *tgid == event.tgid).map(|(tid, _)| *tid).collect();
+        for tid in others {
+            self.task_ended(event.tgid, tid);
         }
+        self.threads.remove(&event.tgid);
     }
 
-    /// A process lets go of a table; the last one takes it along.
-    fn leave(&mut self, id: TableId, event: &Event, changes: &mut Vec<Change>) {
-        let Some(table) = self.tables.get_mut(&id) else { return };
-        table.users.remove(&event.tgid);
-        if table.alive() {
-            return;
+    fn task_ended(&mut self, tgid: u32, tid: u32) {
+        if let Some((_, table)) = self.tasks.remove(&tid) {
+            self.part(table, tgid, tid);
         }
-        self.by_addr.remove(&table.addr);
-        self.listings.remove(&table.addr);
-        let open: Vec<i32> = table.open().map(|(fd, _)| fd).collect();
-        let by = Rc::new(self.stamp(event));
-        for fd in open {
-            self.edit(SlotId { table: id, fd }, |slot| slot.vacate(&by, How::Exit));
-        }
-        self.dead.push(id);
-        changes.push(Change::TableDied { table: id });
     }
 
     pub(super) fn process_found(&mut self, event: &Event) {
@@ -175,7 +191,7 @@ impl World {
         for row in rows {
             listing.listed.insert(row.fd);
             match listing.reason {
-                Reason::Copy { from } => self.inherit(&listing, from, row, changes),
+                Reason::Copy { from } | Reason::CopyAndExec { from } => self.inherit(&listing, from, row, changes),
                 Reason::Exec => self.kept(&listing, row, changes),
             }
         }
@@ -184,8 +200,10 @@ impl World {
             return;
         }
         match listing.reason {
-            Reason::Copy { from } if beyond_walk => self.inherit_rest(&listing, from, changes),
-            Reason::Copy { .. } => {}
+            Reason::Copy { from } | Reason::CopyAndExec { from } if beyond_walk => {
+                self.inherit_rest(&listing, from, changes);
+            }
+            Reason::Copy { .. } | Reason::CopyAndExec { .. } => {}
             Reason::Exec => self.purge(&listing, beyond_walk, changes),
         }
     }
@@ -250,7 +268,19 @@ impl World {
         let first = i32::try_from(TABLE_WALK_MAX).unwrap_or(i32::MAX);
         let rows: Vec<TableRow> = self.tables.get(&from).map_or_else(Vec::new, |table| {
             let open = table.slots.range(first..).filter_map(|(fd, slot)| Some((*fd, slot.live()?)));
-            open.map(|(fd, live)| TableRow { fd, file: live.file, cloexec: live.data.cloexec }).collect()
+            open.filter_map(|(fd, live)| {
+                if live.data.cloexec && matches!(listing.reason, Reason::CopyAndExec { .. }) {
+                    return None;
+                }
+                let number = u32::try_from(fd).ok()?;
+                let after = listing.after.filter(|(first, last, _)| (*first..=*last).contains(&number));
+                match after.map(|(_, _, after)| after) {
+                    Some(After::Removed) => None,
+                    Some(After::Cloexec) => Some(TableRow { fd, file: live.file, cloexec: true }),
+                    None => Some(TableRow { fd, file: live.file, cloexec: live.data.cloexec }),
+                }
+            })
+            .collect()
         });
         for row in &rows {
             self.inherit(listing, from, row, changes);

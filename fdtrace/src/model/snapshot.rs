@@ -42,6 +42,11 @@ impl World {
         changes: &mut Vec<Change>,
     ) {
         let table = self.table_at(event.table, event.tgid, event.tid);
+        for tid in self.threads.remove(&event.tgid).unwrap_or_default() {
+            if !self.tasks.contains_key(&tid) {
+                self.join(table, event.tgid, tid);
+            }
+        }
         let first = match &mut self.snapshot {
             Some(snapshot) => {
                 snapshot.rows.entry(table).or_default().insert(fd);
@@ -84,7 +89,7 @@ impl World {
         let tables: Vec<TableId> = self
             .tables
             .values()
-            .filter(|table| table.alive() && (snapshot.tgid == 0 || table.users.contains(&snapshot.tgid)))
+            .filter(|table| table.alive() && (snapshot.tgid == 0 || table.is_used_by(snapshot.tgid)))
             .map(|table| table.id)
             .collect();
         for id in tables {

@@ -63,10 +63,10 @@ pub struct Table {
     pub id: TableId,
     pub addr: TableAddr,
     pub slots: BTreeMap<i32, Slot<Generation>>,
-    /// Processes with a task that uses it.
-    pub users: BTreeSet<u32>,
-    /// Threads that are known to use it, of all its processes.
-    pub tasks: BTreeSet<u32>,
+    /// Processes with a task that uses it, and how many of their tasks do.
+    users: BTreeMap<u32, usize>,
+    /// Tasks that use it.
+    tasks: BTreeSet<u32>,
     pub lineage: Lineage,
     /// Events are missing up to here.
     pub lost_until: Option<u64>,
@@ -82,7 +82,7 @@ impl Table {
             id,
             addr,
             slots: BTreeMap::new(),
-            users: BTreeSet::new(),
+            users: BTreeMap::new(),
             tasks: BTreeSet::new(),
             lineage,
             lost_until: None,
@@ -91,13 +91,35 @@ impl Table {
         }
     }
 
-    /// A task uses it.
-    pub fn join(&mut self, tgid: u32, tid: u32) {
-        // Looked up before it is inserted: this is asked for every event.
-        if !self.tasks.contains(&tid) {
-            self.tasks.insert(tid);
-            self.users.insert(tgid);
+    pub(super) fn join(&mut self, tgid: u32, tid: u32) {
+        if self.tasks.insert(tid) {
+            *self.users.entry(tgid).or_default() += 1;
         }
+    }
+
+    pub(super) fn leave(&mut self, tgid: u32, tid: u32) {
+        if self.tasks.remove(&tid)
+            && let Some(count) = self.users.get_mut(&tgid)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.users.remove(&tgid);
+            }
+        }
+    }
+
+    /// Its tasks, of all its processes.
+    pub fn tasks(&self) -> &BTreeSet<u32> {
+        &self.tasks
+    }
+
+    /// Processes with a task that uses it.
+    pub fn users(&self) -> impl Iterator<Item = u32> {
+        self.users.keys().copied()
+    }
+
+    pub fn is_used_by(&self, tgid: u32) -> bool {
+        self.users.contains_key(&tgid)
     }
 
     pub fn alive(&self) -> bool {

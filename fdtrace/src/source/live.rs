@@ -159,6 +159,8 @@ impl Live {
             .insert(tgid, [flags, 0, 0, 0], 0)
             .with_context(|| format!("cannot add process {tgid} to the set of traced processes"))?;
         self.queued.push(process::record(tgid));
+        // A thread born meanwhile is reported by its fork.
+        self.queued.extend(process::threads(tgid));
         Ok(())
     }
 

@@ -2,9 +2,16 @@
 
 use std::{os::unix::ffi::OsStrExt, path::Path};
 
-use fdtrace_common::wire::{ARGV_MAX, Header, PATH_MAX, ProcessInfo, bytes_of, kind};
+use fdtrace_common::wire::{ARGV_MAX, Header, PATH_MAX, ProcessInfo, Thread, bytes_of, kind};
 
 use super::{clock, procfs};
+
+/// A [`Thread`] record for each thread.
+pub fn threads(tgid: u32) -> Vec<Vec<u8>> {
+    let header = |tid| Header { kind: kind::THREAD, tgid, tid, time: clock::boot_ns(), ..Header::default() };
+    let tids = procfs::tids(Path::new(procfs::ROOT), tgid);
+    tids.into_iter().map(|tid| bytes_of(&Thread { header: header(tid) }).to_vec()).collect()
+}
 
 /// A [`ProcessInfo`] record.
 pub fn record(tgid: u32) -> Vec<u8> {

@@ -52,6 +52,11 @@ pub fn stat(root: &Path, pid: u32) -> io::Result<Stat> {
     parse_stat(&text).ok_or_else(|| malformed("stat"))
 }
 
+/// The threads of a process.
+pub fn tids(root: &Path, pid: u32) -> Vec<u32> {
+    pids(&file(root, pid, "task"))
+}
+
 pub fn status(root: &Path, pid: u32) -> io::Result<Status> {
     let text = read_some(&file(root, pid, "status"), 64 << 10)?;
     parse_status(&text).ok_or_else(|| malformed("status"))

@@ -1,0 +1,244 @@
+//! Kernel truth decides: random descriptor calls in real processes, traced for real; at quiet points the model's tables
+//! must equal the kernel's. Needs root: `cargo test -p fdtrace-exercise --test tables -- --ignored`.
+//!
+//! `FDTRACE_RUNS=N` sets the number of seeds per profile, `FDTRACE_SEED=N` the first of them (a fresh one otherwise).
+
+use std::{
+    fmt::Write,
+    time::{Duration, Instant},
+};
+
+use fdtrace::{
+    decode::decode,
+    event::{Effect, Event, What},
+    model::{World, description::Kind, table::Table},
+    pipeline::Stages,
+    source::live::{Live, Settings, Totals},
+    syscalls::Arch,
+};
+use fdtrace_exercise::{
+    compare::{self, ModelFd, ModelInterest, ModelTable},
+    config::Config,
+    driver::{Driver, Task},
+    profile::Profile,
+};
+
+const EXERCISER: &str = env!("CARGO_BIN_EXE_fdtrace-exercise");
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// The first seed: fixed ones for half of the runs, fresh ones for the other half.
+fn seeds(runs: u64) -> impl Iterator<Item = u64> {
+    let fresh = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_secs()) << 16;
+    let given = number("FDTRACE_SEED");
+    let runs = number("FDTRACE_RUNS").unwrap_or(runs);
+    (0..runs).map(move |run| match given {
+        Some(first) => first + run,
+        None if run % 2 == 0 => run / 2 + 1,
+        None => fresh + run,
+    })
+}
+
+struct Tracer {
+    live: Live,
+    stages: Stages,
+    /// Everything of the current run, to be told if it fails.
+    log: Vec<Event>,
+}
+
+/// Does an event have to do with this number?
+fn mentions(event: &Event, fd: i32) -> bool {
+    let in_range = |first: u32, last: u32| u32::try_from(fd).is_ok_and(|fd| (first..=last).contains(&fd));
+    match &event.what {
+        What::Call(call) => match &call.effect {
+            Effect::None => false,
+            Effect::Install(install) | Effect::Replace { install, .. } => install.fd == fd,
+            Effect::Pair(pair) => pair.iter().any(|install| install.fd == fd),
+            Effect::Remove { fd: removed, .. } | Effect::SetCloexec { fd: removed, .. } => *removed == fd,
+            Effect::RemoveRange { first, last } | Effect::CloexecRange { first, last } => in_range(*first, *last),
+            Effect::EpollCtl(ctl) => ctl.fd == fd || ctl.epoll == fd,
+            Effect::EpollWait { .. } => false,
+        },
+        What::Table { rows, .. } => rows.iter().any(|row| row.fd == fd),
+        What::Row { fd: row, .. } => *row == fd,
+        What::Exec { .. } | What::Exit { .. } | What::Fork { .. } => true,
+        _ => false,
+    }
+}
+
+impl Tracer {
+    fn start(settings: &Settings) -> Self {
+        let live = Live::start(settings).expect("fdtrace starts (as root)");
+        Self { live, stages: Stages::new(Arch::native()), log: Vec::new() }
+    }
+
+    fn drain(&mut self) {
+        let Self { live, stages, log } = self;
+        let mut news = Vec::new();
+        live.drain(|pos, record| {
+            if let Ok(Some(event)) = decode(pos, record, Arch::native()) {
+                log.push(event);
+            }
+            stages.feed(pos, record, &mut news);
+        });
+    }
+
+    /// What happened to these numbers in these tables, as the tracer saw it.
+    fn story(&self, differences: &[compare::Difference]) -> String {
+        let mut text = String::new();
+        let mut told = Vec::new();
+        for difference in differences {
+            let Some(table) = self.stages.world.table_of_task(difference.pid) else { continue };
+            let Some(fd) = difference.fd else { continue };
+            if told.contains(&(table.id, fd)) {
+                continue;
+            }
+            told.push((table.id, fd));
+            let about = |event: &&Event| event.table == table.addr && mentions(event, fd);
+            let _ = writeln!(text, "  table {:?} at {:#x}, fd {fd}:", table.id, table.addr);
+            let events: Vec<&Event> = self.log.iter().filter(about).collect();
+            for event in &events[events.len().saturating_sub(12)..] {
+                let enter = event.at.enter.map(|enter| enter.pos);
+                let _ = match &event.what {
+                    What::Call(call) => writeln!(
+                        text,
+                        "    {enter:?}..{} tid {} {} = {} {:x?}",
+                        event.at.exit.pos, event.tid, call.sys.name, call.ret, call.effect
+                    ),
+                    what => writeln!(text, "    {enter:?}..{} tid {} {what:x?}", event.at.exit.pos, event.tid),
+                };
+            }
+        }
+        text
+    }
+
+    /// Takes in everything that was produced.
+    fn catch_up(&mut self) -> Totals {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            self.drain();
+            let totals = self.live.totals();
+            if totals.produced == totals.captured + totals.lost() {
+                return totals;
+            }
+            assert!(Instant::now() < deadline, "records that never come: {totals:?}");
+        }
+    }
+
+    fn attach(&mut self, pid: u32) {
+        let expected = self.stages.snapshots_completed + 1;
+        self.live.adopt(pid, false).expect("the process can be traced");
+        self.live.snapshot(Some(pid)).expect("a snapshot can be taken");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.live.snapshots_done().expect("the snapshot works") || self.stages.snapshots_completed < expected {
+            self.drain();
+            assert!(Instant::now() < deadline, "the snapshot does not end");
+        }
+    }
+}
+
+fn table_of<'a>(world: &'a World, task: &Task) -> Option<&'a Table> {
+    world.table_of_task(task.tid).or_else(|| world.table_of_process(task.pid))
+}
+
+fn as_model(world: &World, task: &Task) -> ModelTable {
+    let Some(table) = table_of(world, task) else {
+        return ModelTable { pid: task.tid, table: u64::MAX, fds: Vec::new() };
+    };
+    let fds = table.open().map(|(fd, life)| {
+        let description = &life.data.description;
+        let info = description.details().map(|details| details.info);
+        let kind = (description.kind() != Kind::Unknown && description.kind() != Kind::Anonymous)
+            .then(|| description.kind().name().trim_end_matches("-device").to_owned());
+        let interest = world.epolls.get(&description.serial).filter(|epoll| epoll.creator.is_some()).map(|epoll| {
+            let entries = epoll.entries.values().map(|entry| ModelInterest {
+                fd: entry.fd,
+                ino: entry.target.details().map(|details| details.info.inode),
+                data: Some(entry.data),
+                description: Some(entry.target.serial.0),
+            });
+            entries.collect()
+        });
+        ModelFd {
+            fd,
+            ino: info.map(|info| info.inode),
+            dev: info.map(|info| info.dev),
+            cloexec: Some(life.data.cloexec),
+            description: Some(description.serial.0),
+            kind,
+            interest,
+        }
+    });
+    ModelTable { pid: task.tid, table: u64::from(table.id.0), fds: fds.collect() }
+}
+
+/// Runs one seed under the tracer; the differences found, as text.
+fn run(tracer: &mut Tracer, config: &Config, slots: &mut usize) -> Result<(), String> {
+    let mut driver = Driver::create(config).map_err(|error| format!("{error:#}"))?;
+    let pid = driver.spawn().map_err(|error| format!("{error:#}"))?;
+    let first = driver.next_quiet().map_err(|error| format!("{error:#}"))?;
+    assert!(first.is_some(), "the exerciser parks before its first step");
+    tracer.log.clear();
+    tracer.attach(pid);
+    loop {
+        driver.go().map_err(|error| format!("{error:#}"))?;
+        let Some(quiet) = driver.next_quiet().map_err(|error| format!("{error:#}"))? else { break };
+        tracer.catch_up();
+        let model: Vec<ModelTable> = quiet.tasks.iter().map(|task| as_model(&tracer.stages.world, task)).collect();
+        let comparison = compare::examine(&model);
+        *slots += comparison.slots;
+        if !comparison.differences.is_empty() {
+            let pids: Vec<u32> = comparison.differences.iter().map(|difference| difference.pid).collect();
+            let lines: Vec<String> = comparison.differences.iter().map(ToString::to_string).collect();
+            let story = tracer.story(&comparison.differences);
+            return Err(format!("{}\n{story}{}", lines.join("\n"), driver.explain(&pids, 60)));
+        }
+    }
+    tracer.catch_up();
+    Ok(())
+}
+
+fn profile(profile: Profile, runs: u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut tracer = Tracer::start(&Settings::default());
+        let (mut failed, mut slots, mut count) = (0, 0, 0);
+        for seed in seeds(runs) {
+            let config = Config::new(EXERCISER, seed, profile);
+            count += 1;
+            if let Err(why) = run(&mut tracer, &config, &mut slots) {
+                failed += 1;
+                eprintln!("{profile}: {why}");
+                if failed >= 3 {
+                    break;
+                }
+            }
+        }
+        let totals = tracer.live.totals();
+        println!("{profile}: {count} sequences, {slots} slots compared, {failed} differ; {totals:?}");
+        assert_eq!(totals.lost(), 0, "events were lost: the comparison is worth nothing");
+        assert_eq!(failed, 0, "{profile}: the model's tables differ from the kernel's");
+    });
+}
+
+macro_rules! profiles {
+    ($($name:ident = $profile:ident, $runs:expr;)+) => { $(
+        #[test]
+        #[ignore = "needs root and a kernel with BTF"]
+        fn $name() {
+            profile(Profile::$profile, $runs);
+        }
+    )+ };
+}
+
+profiles! {
+    mixed = Mixed, 60;
+    fork = Fork, 40;
+    clone_files = Clone, 40;
+    threads = Threads, 40;
+    exec = Exec, 40;
+    epoll = Epoll, 40;
+    storm = Storm, 40;
+}
