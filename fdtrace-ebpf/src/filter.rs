@@ -50,7 +50,7 @@ pub fn current_any() -> Option<Task> {
 #[inline(always)]
 pub fn process(tgid: u32) -> Option<*mut TracedProcess> {
     match SIEVE.get(tgid & (SIEVE_ENTRIES - 1)) {
-        Some(mark) if *mark != 0 => TRACED.get_ptr_mut(&tgid),
+        Some(mark) if *mark != 0 => TRACED.get_ptr_mut(tgid),
         _ => None,
     }
 }
@@ -58,7 +58,7 @@ pub fn process(tgid: u32) -> Option<*mut TracedProcess> {
 /// Begins to trace a process. `false`: the set is full.
 #[inline(always)]
 pub fn adopt(tgid: u32, flags: u32) -> bool {
-    if TRACED.insert(&tgid, &TracedProcess { flags, reserved: 0, lost: 0 }, 0).is_err() {
+    if TRACED.insert(tgid, TracedProcess { flags, reserved: 0, lost: 0 }, 0).is_err() {
         return false;
     }
     if let Some(mark) = SIEVE.get_ptr_mut(tgid & (SIEVE_ENTRIES - 1)) {
@@ -71,5 +71,5 @@ pub fn adopt(tgid: u32, flags: u32) -> bool {
 #[inline(always)]
 pub fn release(tgid: u32) {
     // The entry may be gone already: nothing to do then.
-    let _ = TRACED.remove(&tgid);
+    let _ = TRACED.remove(tgid);
 }

@@ -30,8 +30,14 @@ fn tables_stand_still_at_quiet_points_of_parallel_rounds() {
         let mut driver = Driver::create(&Config { order: Order::Both, ..config(5, profile) }).unwrap();
         driver.spawn().unwrap();
         while let Some(quiet) = driver.next_quiet().unwrap() {
-            let read = || quiet.tasks.iter().map(|task| truth::table_of(task.tid).unwrap()).collect::<Vec<_>>();
-            assert_eq!(read(), read());
+            let table = |tid| {
+                let mut table = truth::table_of(tid).unwrap();
+                // What the exerciser was given by whoever started the tests may be read and written by others.
+                table.iter_mut().filter(|slot| slot.fd < 3).for_each(|slot| slot.pos = 0);
+                table
+            };
+            let read = || quiet.tasks.iter().map(|task| table(task.tid)).collect::<Vec<_>>();
+            assert!(read() == read(), "{}", driver.explain(&quiet.pids(), 60));
             driver.go().unwrap();
         }
     }

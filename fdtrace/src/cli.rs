@@ -109,6 +109,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 impl Cli {
+    /// Reads the arguments of this process; wrong ones end it with a message and status 2.
+    pub fn read() -> Self {
+        Self::parse()
+    }
+
     /// What to trace and how. `Err`: nothing was asked for.
     pub fn plan(self) -> Result<Plan, String> {
         let Trace { pids, name, all, newest, wait, json, force, duration, notes, user, .. } = self.trace;

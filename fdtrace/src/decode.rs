@@ -118,8 +118,10 @@ fn rows(table: &wire::Table) -> Vec<TableRow> {
     .collect()
 }
 
+type Bytes = Rc<[u8]>;
+
 /// Two byte strings that follow each other.
-fn split(tail: &[u8], first: u32, second: u32) -> Option<(Rc<[u8]>, Rc<[u8]>)> {
+fn split(tail: &[u8], first: u32, second: u32) -> Option<(Bytes, Bytes)> {
     let (first, second) = (usize::try_from(first).ok()?, usize::try_from(second).ok()?);
     let end = first.checked_add(second)?;
     Some((tail.get(..first)?.into(), tail.get(first..end)?.into()))

@@ -49,6 +49,7 @@ pub struct Event {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly every event is a call, and none is kept: a box would only cost")]
 pub enum What {
     Call(Call),
     /// The event's task made another one.

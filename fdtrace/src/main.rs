@@ -2,19 +2,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use fdtrace::{
     cli::{Cli, Verb},
     pipeline::{self, Failure, Outcome},
-    sink::explain,
-    source::{doctor, inherited, preflight},
 };
 
 fn main() -> ExitCode {
-    // First of all: a command that we start is to be given what we were given.
-    inherited::remember_inherited();
-    let cli = Cli::parse();
+    pipeline::remember_inherited();
+    let cli = Cli::read();
     let level = if cli.verbose == 0 { "warn" } else { "debug" };
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("FDTRACE_LOG", level)).init();
     match run(cli) {
@@ -29,25 +24,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<Outcome, Failure> {
     match &cli.verb {
-        Some(Verb::Doctor { json }) => {
-            let checks = preflight::run();
-            let text = if *json { format!("{:#}\n", doctor::json(&checks)) } else { doctor::text(&checks) };
-            anstream::print!("{text}");
-            Ok(Outcome::Exit(doctor::verdict(&checks).exit_code()))
-        }
-        Some(Verb::Explain { rule }) => {
-            let options = fdtrace::sink::text::TextOptions::for_stream(&std::io::stdout());
-            let text = match rule {
-                Some(rule) => explain::explain(rule, options.width, options.colour).map_err(Failure::usage)?,
-                None => explain::list(options.width, options.colour),
-            };
-            anstream::print!("{text}");
-            Ok(Outcome::Exit(0))
-        }
+        Some(Verb::Doctor { json }) => Ok(pipeline::doctor(*json)),
+        Some(Verb::Explain { rule }) => pipeline::explain(rule.as_deref()),
         None => {
-            let plan = cli.plan().map_err(|error| {
-                Failure::usage(anyhow::Error::msg(error)).with_hint("`fdtrace --help` shows examples")
-            })?;
+            let plan = cli.plan().map_err(Failure::wrong_use)?;
             pipeline::run(plan)
         }
     }

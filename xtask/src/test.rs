@@ -78,7 +78,7 @@ fn ebpf(kit: &Kit, subcommand: &str, arguments: &[&str]) -> Result<Tally> {
 /// because each sees what the others do.
 fn kernel_tests() -> Result<Command> {
     let mut cargo = command::cargo();
-    cargo.args(["test", "--package", "fdtrace", "--tests", "--no-fail-fast"]);
+    cargo.args(["test", "--package", "fdtrace", "--package", "fdtrace-exercise", "--tests", "--no-fail-fast"]);
     cargo.args(["--", "--ignored", "--test-threads=1"]);
     if !command::is_root() {
         if command::find("sudo").is_none() {

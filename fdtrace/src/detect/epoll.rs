@@ -16,7 +16,7 @@ use crate::{
         Change, World,
         description::Serial,
         epoll::Entry,
-        table::{Lineage, TableId},
+        table::{Lineage, Table, TableId},
     },
     order::Stamp,
 };
@@ -236,21 +236,15 @@ impl Rules {
     }
 }
 
-/// Live tables, related to `table` by fork, that hold the instance and have used it, with the moment they parted.
+/// Live tables, related to `table` by fork, that hold the instance too, with the moment they parted.
 fn others(epoll: Serial, table: TableId, world: &World) -> Vec<(TableId, Moment)> {
-    let Some(state) = world.epolls.get(&epoll) else { return Vec::new() };
-    let users = state.user_tables().into_iter().chain(state.creator).filter(|other| *other != table);
-    let mut others: Vec<TableId> = users.collect();
-    others.sort_unstable();
-    others.dedup();
-    others
-        .into_iter()
-        .filter(|other| {
-            let table = world.tables.get(other);
-            table.is_some_and(|t| t.alive() && t.open().any(|(_, live)| live.data.description.serial == epoll))
-        })
-        .filter_map(|other| Some((other, parted(table, other, world)?)))
-        .collect()
+    let shared = world.epolls.get(&epoll).is_some_and(|epoll| epoll.description.holders.get() > 1);
+    if !shared {
+        return Vec::new();
+    }
+    let holds = |other: &&Table| other.open().any(|(_, live)| live.data.description.serial == epoll);
+    let others = world.tables.values().filter(|other| other.id != table && other.alive()).filter(holds);
+    others.filter_map(|other| Some((other.id, parted(table, other.id, world)?))).collect()
 }
 
 /// When two tables parted by fork, if nobody has run another program since.

@@ -4,10 +4,7 @@
 //! forked copy is open, and vanishes with the last reference.
 //! <https://github.com/torvalds/linux/blob/v6.12/fs/eventpoll.c#L170>
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-};
+use std::{collections::BTreeMap, rc::Rc};
 
 use crate::{
     model::{
@@ -48,10 +45,5 @@ pub struct Use {
 impl Epoll {
     pub fn new(description: Rc<Description>, creator: Option<TableId>) -> Self {
         Self { description, creator, entries: BTreeMap::new(), users: BTreeMap::new() }
-    }
-
-    /// Tables that have used the instance.
-    pub fn user_tables(&self) -> BTreeSet<TableId> {
-        self.users.keys().copied().collect()
     }
 }

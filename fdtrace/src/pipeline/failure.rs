@@ -33,6 +33,11 @@ impl Failure {
         Self { code: USAGE, error: error.into(), hint: None }
     }
 
+    /// The arguments contradict each other, or ask for nothing.
+    pub fn wrong_use(what: String) -> Self {
+        Self::usage(anyhow::Error::msg(what)).with_hint("`fdtrace --help` shows examples")
+    }
+
     pub fn cannot_observe(error: impl Into<anyhow::Error>) -> Self {
         let hint = Some("`fdtrace doctor` tells what is missing and how to mend it".to_owned());
         Self { code: CANNOT_OBSERVE, error: error.into(), hint }

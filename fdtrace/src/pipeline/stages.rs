@@ -15,7 +15,7 @@ use fdtrace_common::wire::loss;
 /// What the sinks are to be told.
 #[derive(Debug)]
 pub enum News {
-    Finding(Finding),
+    Finding(Box<Finding>),
     Loss(Loss),
     ProcessEnded(u32),
 }
@@ -89,13 +89,13 @@ impl Stages {
         if healed && self.world.is_certain() {
             self.close_uncertain(event.at.exit.time);
         }
-        news.extend(self.findings.drain(..).map(News::Finding));
+        news.extend(self.findings.drain(..).map(Box::new).map(News::Finding));
     }
 
     /// Nothing more will come.
     pub fn finish(&mut self, news: &mut Vec<News>) {
         self.detector.finish(&self.world, &mut self.findings);
-        news.extend(self.findings.drain(..).map(News::Finding));
+        news.extend(self.findings.drain(..).map(Box::new).map(News::Finding));
         self.close_uncertain(self.world.now().time);
     }
 

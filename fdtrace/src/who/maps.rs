@@ -1,0 +1,151 @@
+//! The mappings of a process, from `/proc/PID/maps`.
+//!
+//! The text comes from the kernel, but the paths in it belong to whoever named the files: a line that does not parse is
+//! skipped, a path is bytes and is never trusted to be UTF-8. This module opens nothing but `maps` itself.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+/// Most mappings kept of one process; the kernel's own default limit is 65 530.
+pub const MAPPINGS_MAX: usize = 1 << 18;
+/// Most text read of one process.
+const TEXT_MAX: u64 = 64 << 20;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    pub start: u64,
+    pub end: u64,
+    /// Where in the file the mapping starts.
+    pub offset: u64,
+    /// Major and minor number. Not what `stat` says of a file on a file system with many devices (btrfs, overlay).
+    pub dev: (u32, u32),
+    pub inode: u64,
+    pub readable: bool,
+    pub writable: bool,
+    pub executable: bool,
+    /// As the kernel prints it: a path, perhaps with ` (deleted)`; `[stack]` and the like; empty when anonymous.
+    pub path: Vec<u8>,
+}
+
+impl Mapping {
+    /// Whether a file stands behind it. Shared anonymous memory and memfds count: the kernel gives them an inode as
+    /// well.
+    pub fn is_file(&self) -> bool {
+        self.inode != 0 && self.path.first() == Some(&b'/')
+    }
+
+    /// The path without the kernel's note that the name is gone.
+    pub fn file_path(&self) -> &[u8] {
+        self.path.strip_suffix(b" (deleted)").unwrap_or(&self.path)
+    }
+}
+
+/// The mappings of a process, in order of address.
+pub fn read(pid: u32) -> io::Result<Vec<Mapping>> {
+    let mut text = Vec::new();
+    File::open(format!("/proc/{pid}/maps"))?.take(TEXT_MAX).read_to_end(&mut text)?;
+    Ok(parse(&text))
+}
+
+/// Parses the text of `/proc/PID/maps`. Lines that do not parse are left out.
+pub fn parse(text: &[u8]) -> Vec<Mapping> {
+    text.split(|&byte| byte == b'\n').filter_map(parse_line).take(MAPPINGS_MAX).collect()
+}
+
+/// `start-end perms offset major:minor inode   path`
+fn parse_line(line: &[u8]) -> Option<Mapping> {
+    let mut rest = line;
+    let (start, end) = split_pair(next_field(&mut rest)?, b'-')?;
+    let &[readable, writable, executable, _shared] = next_field(&mut rest)? else {
+        return None;
+    };
+    let offset = hex(next_field(&mut rest)?)?;
+    let (major, minor) = split_pair(next_field(&mut rest)?, b':')?;
+    let inode = std::str::from_utf8(next_field(&mut rest)?).ok()?.parse().ok()?;
+    if start >= end {
+        return None;
+    }
+    Some(Mapping {
+        start,
+        end,
+        offset,
+        dev: (u32::try_from(major).ok()?, u32::try_from(minor).ok()?),
+        inode,
+        readable: readable == b'r',
+        writable: writable == b'w',
+        executable: executable == b'x',
+        path: rest.trim_ascii_start().to_vec(),
+    })
+}
+
+/// Takes what stands before the next space. The path, which may hold spaces, is what remains after the fifth.
+fn next_field<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let text = rest.trim_ascii_start();
+    let len = text.iter().position(|&byte| byte == b' ').unwrap_or(text.len());
+    let (field, tail) = text.split_at(len);
+    *rest = tail;
+    (!field.is_empty()).then_some(field)
+}
+
+fn split_pair(field: &[u8], separator: u8) -> Option<(u64, u64)> {
+    let at = field.iter().position(|&byte| byte == separator)?;
+    Some((hex(&field[..at])?, hex(&field[at + 1..])?))
+}
+
+fn hex(digits: &[u8]) -> Option<u64> {
+    // `from_str_radix` alone would take a sign.
+    if !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_every_kind() {
+        let text = b"55d0c0a00000-55d0c0a28000 r-xp 00002000 fe:00 1835 /usr/bin/a file (deleted)\n\
+            7f0000000000-7f0000021000 rw-p 00000000 00:00 0 \n\
+            7ffd0a3c0000-7ffd0a3e1000 rw-p 00000000 00:00 0                          [stack]\n\
+            ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n\
+            7f0000030000-7f0000031000 r--s 00000000 00:01 4294967296 /memfd:\xff\xfe\n";
+        let maps = parse(text);
+        assert_eq!(maps.len(), 5);
+        assert_eq!(maps[0].path, b"/usr/bin/a file (deleted)");
+        assert_eq!(maps[0].file_path(), b"/usr/bin/a file");
+        assert_eq!((maps[0].offset, maps[0].dev, maps[0].inode), (0x2000, (0xfe, 0), 1835));
+        assert!(maps[0].readable && !maps[0].writable && maps[0].executable && maps[0].is_file());
+        assert!(maps[1].path.is_empty() && !maps[1].is_file());
+        assert_eq!(maps[2].path, b"[stack]");
+        assert_eq!(maps[3].end, 0xffff_ffff_ff60_1000);
+        assert_eq!(maps[4].path, b"/memfd:\xff\xfe");
+    }
+
+    #[test]
+    fn nonsense_is_left_out() {
+        for line in [
+            "",
+            " ",
+            "1000",
+            "1000-2000",
+            "2000-1000 r-xp 0 0:0 0",
+            "+100-2000 r-xp 0 0:0 0",
+            "1000-2000 r-x 0 0:0 0",
+            "1000-2000 r-xp 0 0:0",
+            "1000-2000 r-xp g 0:0 0",
+            "10000000000000000-20000000000000000 r-xp 0 0:0 0",
+        ] {
+            assert_eq!(parse(line.as_bytes()), [], "{line:?}");
+        }
+    }
+
+    #[test]
+    fn own_mappings() {
+        let maps = read(std::process::id()).unwrap();
+        assert!(maps.windows(2).all(|pair| pair[0].end <= pair[1].start));
+        let here = own_mappings as *const () as u64;
+        assert!(maps.iter().any(|map| map.executable && (map.start..map.end).contains(&here)));
+    }
+}

@@ -1,0 +1,210 @@
+//! Names frames: function, source line, module.
+//!
+//! Files are read when a report first needs a name from them, through the descriptors that [`Object`]s keep. Names come
+//! from hostile files:
+//! they are bounded and valid UTF-8 here, and whoever prints them escapes them.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::debug::{self, DebugInfo, Place};
+use super::demangle::demangle;
+use super::elf::u32_at;
+use super::object::Object;
+use super::rule::{self, Context};
+use super::space::AddressSpace;
+use super::stack::NativeFrame;
+use super::symtab::SymbolTable;
+use super::unwind::Frame;
+
+/// Names kept; then the cache starts over.
+const NAMES_MAX: usize = 1 << 16;
+/// Memory for tables and debug information; then they are read again.
+const MEMORY_MAX: usize = 1 << 30;
+/// Functions so large that the compiler splits them, and that must be recognised in stripped files.
+const SPLIT: &[&[u8]] = &[b"_PyEval_EvalFrameDefault"];
+
+/// Names of all objects, as far as they were needed.
+#[derive(Default)]
+pub struct Symbols {
+    objects: HashMap<u64, ObjectSymbols>,
+    names: HashMap<(u64, u64), Arc<[Name]>>,
+    memory: usize,
+}
+
+struct ObjectSymbols {
+    table: SymbolTable,
+    debug: Option<DebugInfo>,
+    /// Parts of functions of [`SPLIT`] that no symbol covers.
+    parts: Vec<(Range<u64>, Vec<u8>)>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Name {
+    symbol: Option<String>,
+    file: Option<String>,
+    line: Option<u32>,
+}
+
+impl Symbols {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Names frames of a process, which may have died. Inlined functions become frames of their own, before the one
+    /// that contains them.
+    pub fn resolve(&mut self, space: &mut AddressSpace, frames: &[Frame]) -> Vec<NativeFrame> {
+        let mut named = Vec::with_capacity(frames.len());
+        for frame in frames {
+            match frame.module.and_then(|index| space.module(index)) {
+                Some(module) => {
+                    let offset = frame.address.wrapping_sub(module.bias);
+                    let names = self.names_at(&module.object, frame.lookup_address().wrapping_sub(module.bias));
+                    let path = String::from_utf8_lossy(&module.object.path).into_owned();
+                    named.extend(names.iter().enumerate().map(|(at, name)| NativeFrame {
+                        address: frame.address,
+                        module: Some(path.clone()),
+                        build_id: module.object.build_id.clone(),
+                        offset: Some(offset),
+                        symbol: name.symbol.clone(),
+                        file: name.file.clone(),
+                        line: name.line,
+                        inlined: at + 1 < names.len(),
+                        by_frame_pointer: frame.by_frame_pointer,
+                    }));
+                }
+                None => {
+                    let symbol = space
+                        .perf_map
+                        .as_mut()
+                        .and_then(|map| map.name(frame.lookup_address()))
+                        .map(|name| name.to_string());
+                    named.push(NativeFrame {
+                        address: frame.address,
+                        symbol,
+                        by_frame_pointer: frame.by_frame_pointer,
+                        ..NativeFrame::default()
+                    });
+                }
+            }
+        }
+        named
+    }
+
+    /// Bytes of memory that tables and debug information take.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+
+    fn names_at(&mut self, object: &Object, address: u64) -> Arc<[Name]> {
+        if let Some(names) = self.names.get(&(object.id, address)) {
+            return Arc::clone(names);
+        }
+        if self.names.len() >= NAMES_MAX {
+            self.names.clear();
+        }
+        let names: Arc<[Name]> = self.object(object).names(object, address).into();
+        self.names.insert((object.id, address), Arc::clone(&names));
+        names
+    }
+
+    fn object(&mut self, object: &Object) -> &ObjectSymbols {
+        if self.memory > MEMORY_MAX && !self.objects.contains_key(&object.id) {
+            self.objects.clear();
+            self.memory = 0;
+        }
+        let memory = &mut self.memory;
+        self.objects.entry(object.id).or_insert_with(|| {
+            let symbols = ObjectSymbols::load(object);
+            *memory += symbols.table.memory() + symbols.debug.as_ref().map_or(0, DebugInfo::memory);
+            symbols
+        })
+    }
+}
+
+impl ObjectSymbols {
+    fn load(object: &Object) -> Self {
+        let path = || object.path.escape_ascii();
+        let mut table = SymbolTable::load(object);
+        let mut debug = DebugInfo::load(&object.elf, &object.source).unwrap_or_else(|error| {
+            log::debug!("no source lines from `{}`: {error}", path());
+            None
+        });
+        if debug.is_none()
+            && let Some((elf, source)) = debug::separate(object)
+        {
+            table.load_separate(&elf, &source, &object.elf);
+            debug = DebugInfo::load(&elf, &source).unwrap_or_else(|error| {
+                log::debug!("no source lines from the debug file of `{}`: {error}", path());
+                None
+            });
+        }
+        let parts = SPLIT.iter().flat_map(|name| split_parts(object, &table, name)).collect();
+        Self { table, debug, parts }
+    }
+
+    /// At least one name, though perhaps an empty one.
+    fn names(&self, object: &Object, address: u64) -> Vec<Name> {
+        let part = || {
+            self.parts
+                .iter()
+                .find(|(range, _)| range.contains(&address))
+                .map(|(_, name)| [name, &b".cold"[..]].concat())
+        };
+        let symbol = self.table.find(object, address).map(|(_, name)| name.to_vec()).or_else(part);
+        let places = self.debug.as_ref().map(|debug| debug.places(address)).transpose().unwrap_or_else(|error| {
+            log::debug!("no source line for {address:#x} in `{}`: {error}", object.path.escape_ascii());
+            None
+        });
+        let mut places = places.unwrap_or_default();
+        if places.is_empty() {
+            places.push(Place::default());
+        }
+        let last = places.len() - 1;
+        let name = |(at, place): (usize, Place)| {
+            // The symbol table knows what was compiled, parts and clones included; debug information knows what was
+            // written.
+            let symbol = if at == last { symbol.as_ref().or(place.function.as_ref()) } else { place.function.as_ref() };
+            Name { symbol: symbol.map(|name| demangle(name)), file: place.file, line: place.line }
+        };
+        places.into_iter().enumerate().map(name).collect()
+    }
+}
+
+/// The parts of a function that the compiler placed elsewhere, in a file without symbols for them: table entries that
+/// begin in the middle of a frame, and that the function jumps into at least twice. Two, because bytes that look like a
+/// jump need not be one.
+fn split_parts(object: &Object, table: &SymbolTable, name: &[u8]) -> Vec<(Range<u64>, Vec<u8>)> {
+    const CODE_MAX: u64 = 4 << 20;
+    let Some(function) = table.range_of(name).filter(|_| cfg!(target_arch = "x86_64")) else {
+        return Vec::new();
+    };
+    let code = object
+        .elf
+        .offset_of_address(function.start)
+        .map(|offset| object.source.read(offset, function.end - function.start, CODE_MAX));
+    let Some(Ok(code)) = code else {
+        return Vec::new();
+    };
+    let mut entries: HashMap<u64, (Range<u64>, u32)> = HashMap::new();
+    for at in 0..code.len().saturating_sub(6) {
+        // `jmp rel32` and `jcc rel32`.
+        let displacement = match code[at..] {
+            [0xe9, ..] => at + 1,
+            [0x0f, 0x80..=0x8f, ..] => at + 2,
+            _ => continue,
+        };
+        let next = function.start + displacement as u64 + 4;
+        let target = next.wrapping_add_signed(i64::from(u32_at(&code, displacement) as i32));
+        if function.contains(&target) || table.find(object, target).is_some() {
+            continue;
+        }
+        if let Some(range) = rule::entry_range(object, target) {
+            entries.entry(range.start).or_insert((range, 0)).1 += 1;
+        }
+    }
+    let mut context = Context::new();
+    entries.retain(|start, (_, jumps)| *jumps >= 2 && rule::is_continuation(object, *start, &mut context));
+    entries.into_values().map(|(range, _)| (range, name.to_vec())).collect()
+}

@@ -1,0 +1,55 @@
+//! The program that fdtrace began with: closed behind the object's back, and the old object closes the new file.
+
+use super::harness::{Scratch, pythons, trace};
+
+const BLOG: &str = "\
+import os
+f = open('/dev/zero')
+f.read(1)
+os.close(f.fileno())
+
+f = open('/dev/zero')
+f.read(1)
+";
+
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn told_on_every_python() {
+    let scratch = Scratch::new();
+    let script = scratch.write("a.py", BLOG);
+    for python in pythons() {
+        let report = trace(&[], &[python.as_os_str(), script.as_os_str()]);
+        let name = python.display();
+        assert_eq!(report.status, Some(1), "{name}: the program's own status\n{}", report.stderr);
+        let hit = report.the("use-after-close");
+        assert_eq!((hit["fd"].as_i64(), hit["confidence"].as_str()), (Some(3), Some("proven")), "{name}");
+        assert_eq!((hit["victim"]["call"].as_str(), hit["victim"]["error"].as_str()), (Some("read"), Some("EBADF")));
+        assert_eq!(hit["culprit"]["call"], "close", "{name}: what ended the generation that was read");
+        let generation = hit["generation"].as_u64().expect("a generation");
+        assert_eq!(hit["culprit"]["generation"], generation, "{name}");
+        let timeline = hit["timeline"].as_array().expect("a timeline");
+        let of = |number: u64, verb: &str| {
+            timeline.iter().any(|act| act["generation"] == number && act["verb"] == verb && act["fd"] == 3)
+        };
+        for number in [generation - 1, generation] {
+            assert!(of(number, "opened") && of(number, "closed"), "{name}: generation {number} in {timeline:#?}");
+        }
+        // One root cause, told once.
+        let incident = &hit["incident"];
+        assert_eq!(&report.the("stale-close")["incident"], incident, "{name}");
+        let headings = report.stdout.lines().filter(|line| line.starts_with("error[") || line.starts_with("warning["));
+        assert_eq!(headings.count(), 1, "{name}: one incident\n{}", report.stdout);
+        assert_eq!(report.end()["lost"], 0, "{name}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn its_clean_twin_is_left_alone() {
+    let scratch = Scratch::new();
+    let script = scratch.write("clean.py", &BLOG.replace("os.close(f.fileno())", "f.close()"));
+    for python in pythons() {
+        let report = trace(&[], &[python.as_os_str(), script.as_os_str()]);
+        assert_eq!((report.status, report.all()), (Some(0), vec![]), "{}\n{}", python.display(), report.stdout);
+    }
+}

@@ -1,0 +1,155 @@
+//! Runs fdtrace and reads what it wrote.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+pub const FDTRACE: &str = env!("CARGO_BIN_EXE_fdtrace");
+
+/// A directory that goes away with the test.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("fdtrace-live-{}-{next}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a scratch directory");
+        Self(path)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).expect("a scratch file");
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What one run of fdtrace said.
+pub struct Report {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    pub lines: Vec<Value>,
+}
+
+impl Report {
+    pub fn findings(&self, rule: &str) -> Vec<&Value> {
+        self.lines.iter().filter(|line| line["type"] == "finding" && line["rule"] == rule).collect()
+    }
+
+    pub fn the(&self, rule: &str) -> &Value {
+        let found = self.findings(rule);
+        assert!(!found.is_empty(), "no {rule} in:\n{}\n{}", self.stdout, self.stderr);
+        found[0]
+    }
+
+    pub fn all(&self) -> Vec<&str> {
+        let findings = self.lines.iter().filter(|line| line["type"] == "finding");
+        findings.filter_map(|line| line["rule"].as_str()).collect()
+    }
+
+    pub fn end(&self) -> &Value {
+        self.lines.iter().find(|line| line["type"] == "end").expect("an end line")
+    }
+}
+
+fn read(output: Output, json: &Path) -> Report {
+    let text = std::fs::read_to_string(json).unwrap_or_default();
+    let lines = text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    Report {
+        status: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        lines,
+    }
+}
+
+/// `fdtrace [options] -- command`, to its end.
+pub fn trace<S: AsRef<OsStr>>(options: &[&str], command: &[S]) -> Report {
+    let scratch = Scratch::new();
+    let json = scratch.path("findings.json");
+    let mut fdtrace = Command::new(FDTRACE);
+    fdtrace.args(options).arg("--json").arg(&json).arg("--").args(command).stdin(Stdio::null());
+    read(fdtrace.output().expect("fdtrace runs"), &json)
+}
+
+/// `fdtrace` with these arguments and nothing else.
+pub fn plain(arguments: &[&str]) -> Report {
+    let output = Command::new(FDTRACE).args(arguments).stdin(Stdio::null()).output().expect("fdtrace runs");
+    read(output, Path::new("/nonexistent"))
+}
+
+/// fdtrace attached to something that runs already.
+pub struct Attached {
+    child: Child,
+    scratch: Scratch,
+}
+
+impl Attached {
+    pub fn start(arguments: &[&str]) -> Self {
+        let scratch = Scratch::new();
+        let child = Command::new(FDTRACE)
+            .args(arguments)
+            .arg("--json")
+            .arg(scratch.path("findings.json"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("fdtrace starts");
+        let attached = Self { child, scratch };
+        // The first line is written when everything is known that was open before.
+        let json = attached.scratch.path("findings.json");
+        wait_for("fdtrace attaches", || std::fs::read_to_string(&json).is_ok_and(|text| text.contains("\"meta\"")));
+        attached
+    }
+
+    /// Waits until the target has ended and fdtrace with it.
+    pub fn finish(self) -> Report {
+        let json = self.scratch.path("findings.json");
+        let output = self.child.wait_with_output().expect("fdtrace ends");
+        read(output, &json)
+    }
+}
+
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}: not within 20 s");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Every CPython 3 here: those of pyenv and the system's.
+pub fn pythons() -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = ["/usr/bin/python3"].iter().map(PathBuf::from).filter(|path| path.exists()).collect();
+    let root = std::env::var_os("PYENV_ROOT").map(PathBuf::from);
+    let root = root.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".pyenv")));
+    let versions = root.and_then(|root| std::fs::read_dir(root.join("versions")).ok());
+    for version in versions.into_iter().flatten().flatten() {
+        let python = version.path().join("bin/python3");
+        if python.exists() && version.file_name().to_string_lossy().starts_with("3.") {
+            found.push(python);
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "there is no Python 3 here");
+    found
+}

@@ -1,0 +1,9 @@
+//! fdtrace as a user runs it, on this kernel, against real programs. Needs root:
+//! `cargo test -p fdtrace --test live -- --ignored --test-threads=1`.
+
+mod attach;
+mod blog;
+mod fork;
+mod harness;
+mod loss;
+mod misuse;
