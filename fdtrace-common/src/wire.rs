@@ -42,7 +42,7 @@ pub mod kind {
     pub const EXIT: u16 = 18;
     /// [`super::Table`].
     pub const TABLE: u16 = 19;
-    /// [`super::SnapRow`].
+    /// [`super::SnapRow`], then the path's bytes.
     pub const SNAP_ROW: u16 = 32;
     /// [`super::SnapEnd`].
     pub const SNAP_END: u16 = 33;
@@ -304,7 +304,8 @@ pub struct SnapRow {
     pub pos: u64,
     pub file: FileInfo,
     pub fd: i32,
-    pub reserved: u32,
+    /// Bytes of path that follow; the kernel side knows none.
+    pub path_len: u32,
 }
 
 /// A snapshot is about to be taken. `header.tgid` is the process, 0: all.

@@ -65,7 +65,7 @@ pub fn row(ctx: &TaskFile) {
             (*record).pos = pos;
             describe(file, &raw mut (*record).file);
             (*record).fd = fd as i32;
-            (*record).reserved = 0;
+            (*record).path_len = 0;
         }
     });
 }

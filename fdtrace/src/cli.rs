@@ -4,7 +4,11 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::plan::{Level, Output, Plan, Several, Target, User};
+use crate::plan::{Level, Output, Plan, Record, Several, Target, User};
+
+mod recordings;
+
+pub use recordings::{Report, Verify};
 
 /// Tells you who closed your file descriptor: which process and thread, by which call, and what the number was before.
 #[derive(Debug, Parser)]
@@ -15,7 +19,7 @@ use crate::plan::{Level, Output, Plan, Several, Target, User};
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     override_usage = "sudo fdtrace [OPTIONS] -- COMMAND [ARG]...\n       sudo fdtrace [OPTIONS] -p PID[,PID]...\n       \
-                      sudo fdtrace [OPTIONS] -n NAME\n       fdtrace doctor | explain [RULE]",
+                      sudo fdtrace [OPTIONS] -n NAME\n       fdtrace report | timeline | export | verify FILE.fdt\n       fdtrace doctor | explain [RULE]",
     after_help = "Examples:\n  \
         sudo fdtrace -- python3 app.py        start a program and trace it from its first instruction\n  \
         sudo fdtrace -p 4242                  a running process\n  \
@@ -44,6 +48,10 @@ pub enum Verb {
     },
     /// What a rule means, how it is proven, how to mend the program; without RULE, all rules
     Explain { rule: Option<String> },
+    /// Findings of a recording, again, with today's rules
+    Report(Report),
+    /// Is a recording in good order, and what does it hold
+    Verify(Verify),
 }
 
 #[derive(Debug, Args)]
@@ -66,6 +74,15 @@ struct Trace {
     /// Write findings as JSON lines (`-`: standard output)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Record the run, to be looked at later with `report`, `timeline` and `export` (`-`: standard output)
+    #[arg(short, long = "output", value_name = "FILE.fdt")]
+    output: Option<PathBuf>,
+    /// With -o: go on in another file when this one is so many MiB long
+    #[arg(long, value_name = "MIB", requires = "output", value_parser = clap::value_parser!(u64).range(1..1 << 40))]
+    rotate_size: Option<u64>,
+    /// With -o: go on in another file after so many seconds
+    #[arg(long, value_name = "SECONDS", requires = "output", value_parser = seconds)]
+    rotate_time: Option<Duration>,
     /// Replace output files that exist
     #[arg(long)]
     force: bool,
@@ -102,6 +119,16 @@ enum FailOn {
     Proven,
 }
 
+impl From<FailOn> for Level {
+    fn from(level: FailOn) -> Self {
+        match level {
+            FailOn::Possible => Self::Possible,
+            FailOn::Likely => Self::Likely,
+            FailOn::Proven => Self::Proven,
+        }
+    }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let number = text.strip_suffix('s').unwrap_or(text);
     let seconds: f64 = number.parse().map_err(|_| format!("`{text}` is not a number of seconds"))?;
@@ -116,6 +143,17 @@ impl Cli {
 
     /// What to trace and how. `Err`: nothing was asked for.
     pub fn plan(self) -> Result<Plan, String> {
+        let record = self.trace.output.map(|path| Record {
+            path,
+            rotate_bytes: self.trace.rotate_size.map(|size| size << 20),
+            rotate_time: self.trace.rotate_time,
+        });
+        if let Some(record) = &record
+            && record.path.as_os_str() == "-"
+            && (record.rotate_bytes.is_some() || record.rotate_time.is_some())
+        {
+            return Err("the standard output cannot be rotated: give -o a file".to_owned());
+        }
         let Trace { pids, name, all, newest, wait, json, force, duration, notes, user, .. } = self.trace;
         let mut command = self.trace.command.into_iter();
         let target = if let Some(program) = command.next() {
@@ -137,14 +175,10 @@ impl Cli {
         } else {
             return Err("nothing to trace: give a command after `--`, a process with -p, or a name with -n".to_owned());
         };
-        let level = match self.trace.fail_on {
-            FailOn::Possible => Level::Possible,
-            FailOn::Likely => Level::Likely,
-            FailOn::Proven => Level::Proven,
-        };
+        let level = Level::from(self.trace.fail_on);
         Ok(Plan {
             target,
-            output: Output { json, force, notes },
+            output: Output { json, record, force, notes },
             ring_size: self.trace.ring_size.saturating_mul(1024).next_power_of_two(),
             duration,
             debug: self.verbose > 1,

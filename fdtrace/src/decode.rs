@@ -72,9 +72,12 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
             }
         }
         kind::SNAP_ROW => {
-            let (record, _) = wire::read::<wire::SnapRow>(bytes).ok_or(short)?;
+            let (record, tail) = wire::read::<wire::SnapRow>(bytes).ok_or(short)?;
             let cloexec = header.flags & flag::CLOEXEC != 0;
-            What::Row { fd: record.fd, file: record.file, cloexec, since: record.pos }
+            let path = usize::try_from(record.path_len).ok().and_then(|len| tail.get(..len)).ok_or(short)?;
+            let truncated = header.flags & flag::TRUNCATED != 0;
+            let path = (!path.is_empty()).then(|| Path { bytes: path.into(), truncated });
+            What::Row { fd: record.fd, file: record.file, cloexec, since: record.pos, path }
         }
         kind::SNAP_BEGIN => What::SnapshotBegin,
         kind::SNAP_END => What::SnapshotEnd,

@@ -49,7 +49,6 @@ pub struct Event {
 }
 
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "nearly every event is a call, and none is kept: a box would only cost")]
 pub enum What {
     Call(Call),
     /// The event's task made another one.
@@ -83,6 +82,8 @@ pub enum What {
         file: FileInfo,
         cloexec: bool,
         since: u64,
+        /// A recording's snapshot knows it, the kernel's does not.
+        path: Option<Path>,
     },
     /// A snapshot of the process `tgid`, or of all if that is 0, begins; its rows and its end follow.
     SnapshotBegin,

@@ -23,9 +23,11 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Outcome, Failure> {
-    match &cli.verb {
-        Some(Verb::Doctor { json }) => Ok(pipeline::doctor(*json)),
+    match cli.verb {
+        Some(Verb::Doctor { json }) => Ok(pipeline::doctor(json)),
         Some(Verb::Explain { rule }) => pipeline::explain(rule.as_deref()),
+        Some(Verb::Report(report)) => pipeline::report(&report.plan()),
+        Some(Verb::Verify(verify)) => pipeline::verify(&verify.plan()),
         None => {
             let plan = cli.plan().map_err(Failure::wrong_use)?;
             pipeline::run(plan)

@@ -54,8 +54,54 @@ pub enum Level {
 pub struct Output {
     /// JSON lines.
     pub json: Option<PathBuf>,
+    /// The run itself, to be looked at again later.
+    pub record: Option<Record>,
     /// Replace a file that exists.
     pub force: bool,
     /// Tell also incidents that are nothing but notes.
     pub notes: bool,
+}
+
+/// Where a recording goes, and when it goes on in another file.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub path: PathBuf,
+    pub rotate_bytes: Option<u64>,
+    pub rotate_time: Option<Duration>,
+}
+
+/// What to do with a recording.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Files of one recording, in order; `-` is the standard input.
+    pub files: Vec<PathBuf>,
+    pub range: Range,
+    /// No progress bar, and no remarks.
+    pub quiet: bool,
+}
+
+/// A part of a recording.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Range {
+    pub from: Option<Point>,
+    pub to: Option<Point>,
+}
+
+/// A moment, as people name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// Since the recording began.
+    After(Duration),
+    /// Nanoseconds since 1970.
+    Wall(i128),
+}
+
+#[derive(Clone, Debug)]
+pub struct ReportPlan {
+    pub reading: Reading,
+    pub output: Output,
+    /// Losing events is an error.
+    pub require_complete: bool,
+    /// Exit status when there are findings at least this sure.
+    pub findings_exit: Option<(Level, i32)>,
 }

@@ -11,7 +11,7 @@
 //!   this bug and of a plain use after close are the same, so history alone makes it `possible`: the number was
 //!   recycled, and one of the closes was one too many.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc};
 
 use crate::{
     model::{Change, Met, World, table::SlotId},
@@ -31,8 +31,8 @@ const STORM_PAUSE: u64 = 100_000_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    /// Closes in a row, by thread.
-    runs: HashMap<u32, Run>,
+    /// Closes in a row, by thread. Sorted, so that a recording tells its findings in the order of the live run.
+    runs: BTreeMap<u32, Run>,
 }
 
 /// Neighbouring numbers closed one after the other by one thread.
@@ -86,7 +86,7 @@ impl Rules {
     }
 
     pub(super) fn finish(&mut self, findings: &mut Vec<Finding>) {
-        for (_, run) in self.runs.drain() {
+        for run in std::mem::take(&mut self.runs).into_values() {
             findings.extend(run.judge());
         }
     }

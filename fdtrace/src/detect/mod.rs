@@ -5,7 +5,7 @@
 
 mod close;
 mod epoll;
-mod evidence;
+pub(crate) mod evidence;
 pub mod finding;
 pub mod rules;
 

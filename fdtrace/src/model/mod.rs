@@ -174,7 +174,7 @@ impl World {
             What::Exec { .. } => self.exec(event, changes),
             What::Exit { group_dead, .. } => self.exit(event, *group_dead, changes),
             What::Table { rows, more, beyond_walk } => self.listing(event, rows, *more, *beyond_walk, changes),
-            What::Row { fd, file, cloexec, since } => self.row(event, *fd, file, *cloexec, *since, changes),
+            What::Row { .. } => self.row(event, changes),
             What::SnapshotBegin => self.snapshot_begin(event),
             What::SnapshotEnd => self.snapshot_end(event, changes),
             What::Lost { since, .. } => self.lost(*since, event.at.exit.time, changes),

@@ -5,10 +5,8 @@ use std::{
     rc::Rc,
 };
 
-use fdtrace_common::wire::FileInfo;
-
 use crate::{
-    event::{Event, Interval, Moment},
+    event::{Event, Interval, Moment, What},
     order::Observed,
 };
 
@@ -32,15 +30,9 @@ impl World {
         self.snapshot = Some(Snapshot { begin: event.at.exit, tgid: event.tgid, rows: HashMap::new() });
     }
 
-    pub(super) fn row(
-        &mut self,
-        event: &Event,
-        fd: i32,
-        file: &FileInfo,
-        cloexec: bool,
-        since: u64,
-        changes: &mut Vec<Change>,
-    ) {
+    pub(super) fn row(&mut self, event: &Event, changes: &mut Vec<Change>) {
+        let What::Row { fd, file, cloexec, since, path } = &event.what else { return };
+        let (fd, cloexec, since) = (*fd, *cloexec, *since);
         let table = self.table_at(event.table, event.tgid, event.tid);
         for tid in self.threads.remove(&event.tgid).unwrap_or_default() {
             if !self.tasks.contains_key(&tid) {
@@ -54,7 +46,7 @@ impl World {
             }
             None => false,
         };
-        let details = Details { info: *file, kind: self.kinds.of(file), path: None, opened: None };
+        let details = Details { info: *file, kind: self.kinds.of(file), path: path.clone(), opened: None };
         let slot = SlotId { table, fd };
         let description = match self.slot(slot).and_then(|slot| slot.live()) {
             Some(live) if live.file == file.file => {

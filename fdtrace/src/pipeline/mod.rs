@@ -1,14 +1,22 @@
 //! Wires the stages. The only part that knows them all.
 
+mod checkpoint;
 mod failure;
+mod progress;
+mod record;
+mod replay;
+mod report;
 mod stages;
 mod trace;
 mod verbs;
+mod verify;
 
 pub use failure::{Failure, Outcome};
+pub use report::report;
 pub use stages::Stages;
 pub use trace::run;
 pub use verbs::{doctor, explain};
+pub use verify::verify;
 
 /// To be called first in `main`: a command that we start is to be given what we were given.
 pub fn remember_inherited() {

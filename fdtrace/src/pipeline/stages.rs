@@ -6,7 +6,10 @@ use crate::{
     detect::{Detector, finding::Finding},
     event::{Event, What},
     model::{Change, World},
-    sink::Loss,
+    sink::{
+        Loss,
+        lifetime::{Lifetime, Lifetimes},
+    },
     syscalls::Arch,
 };
 
@@ -18,6 +21,7 @@ pub enum News {
     Finding(Box<Finding>),
     Loss(Loss),
     ProcessEnded(u32),
+    Lifetime(Box<Lifetime>),
 }
 
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub struct Stages {
     arch: Arch,
     pub world: World,
     detector: Detector,
+    /// Told only where a sink wants them.
+    lifetimes: Option<Lifetimes>,
     changes: Vec<Change>,
     findings: Vec<Finding>,
     /// Records that could not be decoded, and the first of the reasons.
@@ -41,6 +47,7 @@ impl Stages {
             arch,
             world: World::new(),
             detector: Detector::new(),
+            lifetimes: None,
             changes: Vec::new(),
             findings: Vec::new(),
             undecodable: (0, None),
@@ -48,6 +55,11 @@ impl Stages {
             uncertain: 0,
             uncertain_since: None,
         }
+    }
+
+    /// Tells lifetimes too.
+    pub fn with_lifetimes(self) -> Self {
+        Self { lifetimes: Some(Lifetimes::default()), ..self }
     }
 
     /// Takes one record.
@@ -67,6 +79,9 @@ impl Stages {
         self.world.apply(event, &mut self.changes);
         for change in &self.changes {
             self.detector.on(change, &self.world, &mut self.findings);
+            if let Some(lifetimes) = &mut self.lifetimes {
+                lifetimes.on(change, &self.world, |lifetime| news.push(News::Lifetime(Box::new(lifetime))));
+            }
         }
         match &event.what {
             What::Tick => self.detector.tick(&self.world, &mut self.findings),
@@ -96,6 +111,9 @@ impl Stages {
     pub fn finish(&mut self, news: &mut Vec<News>) {
         self.detector.finish(&self.world, &mut self.findings);
         news.extend(self.findings.drain(..).map(Box::new).map(News::Finding));
+        if let Some(lifetimes) = &mut self.lifetimes {
+            lifetimes.finish(&self.world, |lifetime| news.push(News::Lifetime(Box::new(lifetime))));
+        }
         self.close_uncertain(self.world.now().time);
     }
 

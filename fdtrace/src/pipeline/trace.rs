@@ -24,6 +24,7 @@ use crate::{
         launch::{Held, Launch, Running},
         live::{Live, Settings},
         procfs,
+        recording::writer::Recorder,
         select::{self, Choice, SelectError},
         surroundings::Surroundings,
         target,
@@ -34,7 +35,9 @@ use crate::{
 
 use super::{
     Stages,
+    checkpoint::checkpoint,
     failure::{Failure, INCOMPLETE, Outcome},
+    record,
     stages::News,
 };
 
@@ -47,7 +50,7 @@ const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a plan to its end.
 pub fn run(plan: Plan) -> Result<Outcome, Failure> {
-    let sinks = open_sinks(&plan)?;
+    let (sinks, recorder) = open_outputs(&plan)?;
     let started = Started::resolve(&plan.target)?;
     check_privileges()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -58,7 +61,7 @@ pub fn run(plan: Plan) -> Result<Outcome, Failure> {
     runtime.block_on(async {
         let settings = Settings { ring_size: plan.ring_size, debug: plan.debug };
         let live = Live::start(&settings).map_err(Failure::cannot_observe)?;
-        let mut session = Session::new(live, sinks);
+        let mut session = Session::new(live, sinks, recorder);
         let outcome = session.trace(&plan, started).await;
         session.end(&plan, outcome)
     })
@@ -79,11 +82,21 @@ fn check_privileges() -> Result<(), Failure> {
     })
 }
 
-fn open_sinks(plan: &Plan) -> Result<Sinks, Failure> {
+fn open_outputs(plan: &Plan) -> Result<(Sinks, Option<Recorder>), Failure> {
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
     let json = plan.output.json.as_deref();
-    // JSON on standard output is for a program: no report for people in between.
-    if json.is_none_or(|path| path.as_os_str() != "-") {
+    let record = plan.output.record.as_ref();
+    let is_stdout = |path: &std::path::Path| path.as_os_str() == "-";
+    let (json_there, record_there) =
+        (json.is_some_and(is_stdout), record.is_some_and(|record| is_stdout(&record.path)));
+    if json_there && record_there {
+        return Err(Failure::usage(anyhow::anyhow!("findings and recording cannot both go to the standard output")));
+    }
+    // What is on standard output for a program has no report for people in between.
+    if record_there {
+        let options = TextOptions { notes: plan.output.notes, ..TextOptions::for_stream(&io::stderr()) };
+        sinks.push(Box::new(TextSink::new(io::stderr(), io::stderr(), options)));
+    } else if !json_there {
         let options = TextOptions { notes: plan.output.notes, ..TextOptions::for_stream(&io::stdout()) };
         sinks.push(Box::new(TextSink::new(io::stdout(), io::stderr(), options)));
     }
@@ -91,7 +104,8 @@ fn open_sinks(plan: &Plan) -> Result<Sinks, Failure> {
         let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
         sinks.push(Box::new(JsonSink::new(file)));
     }
-    Ok(Sinks(sinks))
+    let record = record.map(|plan_of| record::recorder(plan_of, plan.output.force, clock::wall_ns(), clock::boot_ns()));
+    Ok((Sinks(sinks), record.transpose()?))
 }
 
 /// What is to be traced, found but not touched yet.
@@ -162,6 +176,7 @@ struct Session {
     live: Live,
     stages: Stages,
     sinks: Sinks,
+    recorder: Option<Recorder>,
     news: Vec<News>,
     counts: FindingCounts,
     began: u64,
@@ -170,15 +185,17 @@ struct Session {
     heal: bool,
     /// The first error of a sink; later ones are not repeated.
     sink_failed: bool,
+    recorder_failed: bool,
     exits: u64,
 }
 
 impl Session {
-    fn new(live: Live, sinks: Sinks) -> Self {
+    fn new(live: Live, sinks: Sinks, recorder: Option<Recorder>) -> Self {
         Self {
             live,
             stages: Stages::new(Arch::native()),
             sinks,
+            recorder,
             news: Vec::new(),
             counts: FindingCounts::default(),
             began: clock::boot_ns(),
@@ -186,6 +203,7 @@ impl Session {
             healed: Instant::now(),
             heal: false,
             sink_failed: false,
+            recorder_failed: false,
             exits: 0,
         }
     }
@@ -281,6 +299,8 @@ impl Session {
             targets: told,
             already_open,
         };
+        let written = self.recorder.as_mut().map(|recorder| recorder.introduce(|about| record::describe(about, &meta)));
+        self.note_recorder(written.unwrap_or(Ok(())));
         let told = self.sinks.meta(&meta);
         self.note(told);
     }
@@ -296,6 +316,7 @@ impl Session {
         loop {
             self.drain();
             self.tick();
+            self.keep();
             if let Some(running) = &mut command
                 && ended.is_none()
             {
@@ -322,6 +343,7 @@ impl Session {
                     }
                 }
                 () = sleep_until(deadline) => {}
+                () = sleep_for(self.recorder.as_ref().and_then(Recorder::must_wake)) => {}
             }
             // Time passes for the rules even if nothing happens.
             if self.live.traced().is_empty() {
@@ -331,8 +353,7 @@ impl Session {
     }
 
     fn drain(&mut self) {
-        let Self { live, stages, news, .. } = self;
-        live.drain(|pos, record| stages.feed(pos, record, news));
+        self.take_in();
         self.publish();
     }
 
@@ -341,8 +362,7 @@ impl Session {
             return;
         }
         self.ticked = Instant::now();
-        let Self { live, stages, news, .. } = self;
-        live.tick(|pos, record| stages.feed(pos, record, news));
+        self.pass_time();
         self.publish();
         let flushed = self.sinks.flush_incidents(self.stages.world.now().time);
         self.note(flushed);
@@ -357,6 +377,49 @@ impl Session {
             if let Err(error) = self.live.snapshots_done() {
                 log::warn!("cannot read the kernel's tables again: {error:#}");
             }
+        }
+    }
+
+    /// Takes in what the kernel has, in the order in which it happened. Returns how many records that were.
+    fn take_in(&mut self) -> usize {
+        let Self { live, stages, recorder, news, .. } = self;
+        live.drain(|pos, record| {
+            if let Some(recorder) = recorder {
+                recorder.record(pos, record);
+            }
+            stages.feed(pos, record, news);
+        })
+    }
+
+    fn pass_time(&mut self) {
+        let Self { live, stages, recorder, news, .. } = self;
+        live.tick(|pos, record| {
+            if let Some(recorder) = recorder {
+                recorder.record(pos, record);
+            }
+            stages.feed(pos, record, news);
+        });
+    }
+
+    /// Has the recorder write what is due.
+    fn keep(&mut self) {
+        let Some(recorder) = &mut self.recorder else { return };
+        let mut written = Ok(());
+        if recorder.due_in().is_some_and(|due| due.is_zero()) {
+            written = recorder.flush(self.live.totals());
+        }
+        if recorder.wants_snapshot() {
+            let world = &self.stages.world;
+            written = written.and(recorder.snapshot(world.now().pos, |out| checkpoint(world, out)));
+        }
+        self.note_recorder(written);
+    }
+
+    fn note_recorder(&mut self, written: io::Result<()>) {
+        if let Err(error) = written
+            && !std::mem::replace(&mut self.recorder_failed, true)
+        {
+            log::error!("cannot record, and go on without what could not be written: {error}");
         }
     }
 
@@ -375,6 +438,7 @@ impl Session {
                     self.exits += 1;
                     self.sinks.process_ended(pid)
                 }
+                News::Lifetime(lifetime) => self.sinks.lifetime(&lifetime),
             };
             self.note(told);
         }
@@ -394,18 +458,18 @@ impl Session {
         let stop = outcome?;
         let mut quiet = 0;
         while quiet < 2 {
-            let Self { live, stages, news, .. } = &mut self;
-            let count = live.drain(|pos, record| stages.feed(pos, record, news));
-            quiet = if count == 0 { quiet + 1 } else { 0 };
+            quiet = if self.take_in() == 0 { quiet + 1 } else { 0 };
         }
-        let Self { live, stages, news, .. } = &mut self;
-        live.tick(|pos, record| stages.feed(pos, record, news));
-        stages.finish(news);
+        self.pass_time();
+        self.stages.finish(&mut self.news);
         self.publish();
         if let (count, Some(error)) = &self.stages.undecodable {
             log::error!("{count} records could not be read; the first: {error}");
         }
         let totals = self.live.totals();
+        let duration_ns = clock::boot_ns().saturating_sub(self.began);
+        let written = self.recorder.as_mut().map(|recorder| recorder.end(totals, duration_ns));
+        self.note_recorder(written.unwrap_or(Ok(())));
         let lost = totals.lost();
         let by_class = fdtrace_common::wire::loss::NAMES.into_iter().zip(totals.by_class);
         let summary = Summary {
@@ -415,7 +479,7 @@ impl Session {
             lost_by_class: by_class.filter(|(_, count)| *count > 0).collect(),
             uncertain_ns: self.stages.uncertain_ns(),
             findings: self.counts.clone(),
-            duration_ns: clock::boot_ns().saturating_sub(self.began),
+            duration_ns,
         };
         let told = self.sinks.end(&summary);
         self.note(told);
@@ -456,6 +520,13 @@ async fn await_target(
             _ = signals.next() => return Ok(None),
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
         }
+    }
+}
+
+async fn sleep_for(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,6 +8,7 @@ pub mod explain;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod json;
+pub mod lifetime;
 pub mod output;
 pub mod run;
 pub mod text;
@@ -15,6 +16,7 @@ pub mod text;
 use std::io;
 
 use crate::detect::finding::Finding;
+use lifetime::Lifetime;
 
 pub use run::{FindingCounts, Loss, RunMeta, Summary, Target};
 
@@ -27,6 +29,11 @@ pub trait Sink {
     fn finding(&mut self, finding: &Finding) -> io::Result<()>;
 
     fn loss(&mut self, loss: &Loss) -> io::Result<()>;
+
+    /// A generation is over, or the run is and it is not. For exports; live runs do not tell them.
+    fn lifetime(&mut self, _lifetime: &Lifetime) -> io::Result<()> {
+        Ok(())
+    }
 
     /// The time of events has come to `now`. A sink that holds findings back, to tell what belongs together at once,
     /// tells those that are ripe. To be called now and then, also while nothing is found.
@@ -67,6 +74,10 @@ impl Sink for Sinks {
 
     fn loss(&mut self, loss: &Loss) -> io::Result<()> {
         self.each(|sink| sink.loss(loss))
+    }
+
+    fn lifetime(&mut self, lifetime: &Lifetime) -> io::Result<()> {
+        self.each(|sink| sink.lifetime(lifetime))
     }
 
     fn flush_incidents(&mut self, now: u64) -> io::Result<()> {

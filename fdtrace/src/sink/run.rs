@@ -99,6 +99,15 @@ impl FindingCounts {
         self.incidents.insert(finding.incident);
     }
 
+    /// Is there a finding at least as sure as this?
+    pub fn reach(&self, level: Confidence) -> bool {
+        match level {
+            Confidence::Possible => self.total > 0,
+            Confidence::Likely => self.likely + self.proven > 0,
+            Confidence::Proven => self.proven > 0,
+        }
+    }
+
     /// Root causes: findings that share one are counted once.
     pub fn incidents(&self) -> u64 {
         self.incidents.len() as u64

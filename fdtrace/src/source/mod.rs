@@ -17,6 +17,7 @@ pub mod preflight;
 mod process;
 pub mod procfs;
 mod recipe;
+pub mod recording;
 pub mod select;
 pub mod surroundings;
 pub mod target;

@@ -1,0 +1,62 @@
+//! The state of the model as records, so that a reader of a recording need not begin at its beginning. What has ended is
+//! left out, and so is who opened what: to a reader that begins here it was open already.
+
+use std::rc::Rc;
+
+use fdtrace_common::wire::{self, FileInfo, Header, bytes_of, flag, kind};
+
+use crate::model::{
+    World,
+    process::Process,
+    table::{Generation, Table},
+};
+use crate::order::Life;
+
+/// Hands over the records, in the order in which a reader needs them.
+pub fn checkpoint(world: &World, out: &mut dyn FnMut(&[u8])) {
+    let now = world.now();
+    let header = |kind| Header { kind, time: now.time, ..Header::default() };
+    let mut processes: Vec<&Process> = world.processes.values().filter(|process| process.alive()).collect();
+    processes.sort_by_key(|process| process.tgid);
+    for process in processes {
+        let mut comm = [0; 16];
+        let len = process.comm.len().min(15);
+        comm[..len].copy_from_slice(&process.comm[..len]);
+        let header = Header { tgid: process.tgid, tid: process.tgid, ..header(kind::PROCESS) };
+        let (exe_len, argv_len) = (process.exe.len() as u32, process.argv.len() as u32);
+        let record = wire::ProcessInfo { header, start: process.start, comm, exe_len, argv_len };
+        out(&[bytes_of(&record), &process.exe, &process.argv].concat());
+    }
+    out(bytes_of(&wire::SnapBegin { header: header(kind::SNAP_BEGIN) }));
+    let mut rows = 0;
+    for table in world.tables.values().filter(|table| table.alive()) {
+        for tgid in table.users() {
+            for (fd, life) in table.open() {
+                row(Header { tgid, tid: tgid, ..header(kind::SNAP_ROW) }, now.pos, table, fd, life, out);
+                rows += 1;
+                // One row is enough to say that another process uses the same table.
+                if Some(tgid) != table.users().next() {
+                    break;
+                }
+            }
+        }
+    }
+    out(bytes_of(&wire::SnapEnd { header: header(kind::SNAP_END), rows }));
+}
+
+fn row(mut header: Header, pos: u64, table: &Table, fd: i32, life: &Life<Generation>, out: &mut dyn FnMut(&[u8])) {
+    let details = life.data.description.details();
+    let mut file = details.map_or_else(FileInfo::default, |details| details.info);
+    file.file = life.file;
+    header.table = table.addr;
+    if life.data.cloexec {
+        header.flags |= flag::CLOEXEC;
+    }
+    let path = details.and_then(|details| details.path.as_ref());
+    if path.is_some_and(|path| path.truncated) {
+        header.flags |= flag::TRUNCATED;
+    }
+    let path = path.map_or_else(|| Rc::from([]), |path| Rc::clone(&path.bytes));
+    let record = wire::SnapRow { header, pos, file, fd, path_len: path.len() as u32 };
+    out(&[bytes_of(&record), &path].concat());
+}

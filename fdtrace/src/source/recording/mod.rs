@@ -1,0 +1,42 @@
+//! Recordings: the records of a run as they came, in a file that explains itself on another machine.
+//!
+//! A recording is a row of blocks ([`frame`]), each with its own checksum and readable alone: nothing at its end is
+//! needed to read its beginning, so a recorder that is killed leaves a good file. Within a block, records are stored as
+//! differences from their likes ([`pack`]), which loses nothing.
+//!
+//! What a block holds is never trusted: lengths have limits, damage is skipped, counted and told. Nothing here knows
+//! what a record means, but for whether it may be written to a disk at all: [`may_be_recorded`].
+
+pub mod about;
+pub mod frame;
+pub mod pack;
+pub mod reader;
+pub mod unpack;
+pub mod writer;
+
+use fdtrace_common::wire::kind;
+
+/// May records of this kind be written to a file?
+///
+/// Only what is known to be harmless: copies of a program's stack hold whatever the program was working on, passwords
+/// included. A new kind is left out until somebody has thought about it and named it here.
+pub fn may_be_recorded(record: u16) -> bool {
+    matches!(
+        record,
+        kind::CALL..=kind::CALL_EPOLL_WAIT
+            | kind::FORK..=kind::TABLE
+            | kind::SNAP_ROW..=kind::SNAP_END
+            | kind::LOST..=kind::SNAP_BEGIN
+    )
+}
+
+/// Made by the kernel side, so that it took room in the ring; the others are made by user space and took none.
+pub(crate) fn took_room(record: u16) -> bool {
+    !(kind::LOST..=LAST_OF_USER_SPACE).contains(&record)
+}
+
+/// Kinds from [`kind::LOST`] to here are user space's.
+const LAST_OF_USER_SPACE: u16 = 63;
+
+#[cfg(test)]
+mod tests;
