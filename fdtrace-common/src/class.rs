@@ -34,3 +34,21 @@ pub const CLONE: u8 = 13;
 pub const UNSHARE: u8 = 14;
 /// `ioctl`: of all its commands, those that change close-on-exec.
 pub const IOCTL: u8 = 15;
+
+/// Which witnesses are called for a system call: bits.
+pub mod witness {
+    /// The stack when it begins: it destroys or edits something.
+    pub const AT_ENTER: u8 = 1;
+    /// Who holds the number in argument 0, even if somebody is known to.
+    pub const BIND: u8 = 2;
+    /// Who holds the number in argument 0, if nobody is known to.
+    pub const BIND_ONCE: u8 = 4;
+    /// The stack when it has made a descriptor.
+    pub const AT_EXIT: u8 = 8;
+    /// It may map an interpreter.
+    pub const MAPS: u8 = 16;
+    /// [`BIND`], if the flags in argument 3 say that the number itself is meant (`AT_EMPTY_PATH`).
+    pub const BIND_EMPTY_PATH: u8 = 32;
+    /// The stack when it fails with `EBADF`: implied by every other bit.
+    pub const ON_FAILURE: u8 = 64;
+}

@@ -45,9 +45,15 @@ pub struct Offsets {
     pub regs_ip: u32,
     pub regs_sp: u32,
     pub regs_bp: u32,
+    /// `pt_regs`: the callee-saved registers beside the frame pointer.
+    pub regs_saved: [u32; 5],
+    /// The thread pointer of the user program.
+    pub task_thread_pointer: u32,
+    pub mm_start_code: u32,
+    pub bprm_file: u32,
 }
 
-const WORDS: usize = 42;
+const WORDS: usize = 50;
 const _: () = assert!(size_of::<Offsets>() == WORDS * 4 && align_of::<Offsets>() == 4);
 
 impl Offsets {
@@ -66,6 +72,11 @@ pub const CLASSES: &str = "CLASSES";
 pub const HAVE_TASK_BTF: &str = "HAVE_TASK_BTF";
 /// Global of type `u32`: nonzero to send kernel-side diagnostics through aya-log.
 pub const DEBUG: &str = "DEBUG";
+
+/// Global of type `[u8; SYSCALLS]`: what of [`crate::class::witness`] each system call wants.
+pub const WITNESSES: &str = "WITNESSES";
+/// Global of type `u32`: bytes of user stack to copy, for a process with a known interpreter and for any other.
+pub const STACK_BYTES: &str = "STACK_BYTES";
 
 /// Size of the class table; system call numbers above it are never ours.
 pub const SYSCALLS: usize = 512;

@@ -9,3 +9,4 @@ pub mod class;
 pub mod globals;
 pub mod python;
 pub mod wire;
+pub mod witness;

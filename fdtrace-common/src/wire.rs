@@ -76,7 +76,9 @@ pub mod loss {
     pub const INFLIGHT: usize = 4;
     /// User memory that should hold descriptors (pipe, socketpair) could not be read.
     pub const USER_READ: usize = 5;
-    pub const CLASSES: usize = 6;
+    /// No room for a stack or a definition. Costs the answer to who did it, not what happened.
+    pub const RING_STACK: usize = 6;
+    pub const CLASSES: usize = 7;
 
     pub const NAMES: [&str; CLASSES] = [
         "ring full: call",
@@ -85,6 +87,7 @@ pub mod loss {
         "process set full",
         "in-flight slot",
         "user memory",
+        "stack",
     ];
 }
 
@@ -377,9 +380,10 @@ macro_rules! plain {
     ($($t:ty = $size:expr),+ $(,)?) => { $(
         const _: () = assert!(size_of::<$t>() == $size && align_of::<$t>() <= 8);
         // SAFETY: integers and arrays of them; the asserted size leaves no room for padding.
-        unsafe impl Plain for $t {}
+        unsafe impl $crate::wire::Plain for $t {}
     )+ };
 }
+pub(crate) use plain;
 
 plain! {
     Header = 32,
@@ -398,7 +402,7 @@ plain! {
     SnapRow = 104,
     SnapBegin = 32,
     SnapEnd = 40,
-    Lost = 88,
+    Lost = 96,
     FopKind = 64,
     ProcessInfo = 64,
     Thread = 32,
@@ -429,7 +433,8 @@ pub fn bytes_of<T: Plain>(record: &T) -> &[u8] {
 pub struct TracedProcess {
     /// [`traced`].
     pub flags: u32,
-    pub reserved: u32,
+    /// Programs it has run since it is traced.
+    pub execs: u32,
     /// Records of this process that were lost.
     pub lost: u64,
 }
@@ -481,5 +486,5 @@ pub mod shared {
 plain! {
     TracedProcess = 16,
     Inflight = 40,
-    PerCpu = 56,
+    PerCpu = 64,
 }

@@ -78,6 +78,29 @@ pub fn variable(scratch: *const Scratch, len: usize, loss_class: usize, process:
     }
 }
 
+/// Publishes a record of a witness. `false`: there was no room.
+#[inline(always)]
+pub fn bytes(record: &[u8], loss_class: usize) -> bool {
+    if !room_for_witness() || EVENTS.output::<[u8]>(record, wakeup()).is_err() {
+        count_degraded(loss_class);
+        return false;
+    }
+    count_produced();
+    true
+}
+
+/// A record of a witness never takes the last quarter of the ring: what happened matters more than who did it.
+#[inline(always)]
+pub fn room_for_witness() -> bool {
+    crate::stack::ring_is_below(3)
+}
+
+/// Copies of stacks do not take more than half.
+#[inline(always)]
+pub fn room_for_stack() -> bool {
+    crate::stack::ring_is_below(2)
+}
+
 /// This processor's room for a record of variable length.
 #[inline(always)]
 pub fn scratch() -> Option<*mut Scratch> {

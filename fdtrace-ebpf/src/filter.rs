@@ -21,6 +21,19 @@ pub fn class(nr: u64) -> u8 {
     unsafe { core::ptr::read_volatile((&raw const CLASSES).cast::<u8>().add(nr as usize & (SYSCALLS - 1))) }
 }
 
+#[unsafe(no_mangle)]
+static WITNESSES: [u8; SYSCALLS] = [0; SYSCALLS];
+
+/// The witnesses that a native system call wants: bits of `class::witness`. Zero where the kernel has no room for them.
+#[inline(always)]
+pub fn witnesses(nr: u64) -> u8 {
+    if nr >= SYSCALLS as u64 {
+        return 0;
+    }
+    // SAFETY: as in `class`.
+    unsafe { core::ptr::read_volatile((&raw const WITNESSES).cast::<u8>().add(nr as usize & (SYSCALLS - 1))) }
+}
+
 /// A traced task.
 #[derive(Clone, Copy)]
 pub struct Task {
@@ -58,7 +71,7 @@ pub fn process(tgid: u32) -> Option<*mut TracedProcess> {
 /// Begins to trace a process. `false`: the set is full.
 #[inline(always)]
 pub fn adopt(tgid: u32, flags: u32) -> bool {
-    if TRACED.insert(tgid, TracedProcess { flags, reserved: 0, lost: 0 }, 0).is_err() {
+    if TRACED.insert(tgid, TracedProcess { flags, execs: 0, lost: 0 }, 0).is_err() {
         return false;
     }
     if let Some(mark) = SIEVE.get_ptr_mut(tgid & (SIEVE_ENTRIES - 1)) {

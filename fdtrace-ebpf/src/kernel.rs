@@ -53,6 +53,13 @@ pub fn read<T: Copy + Default>(address: u64) -> T {
     unsafe { bpf_probe_read_kernel(address as *const T) }.unwrap_or_default()
 }
 
+/// The kernel has a helper that returns a typed pointer to the current task.
+#[inline(always)]
+pub fn have_task_btf() -> bool {
+    // SAFETY: a read of an initialised static, replaced by user space before load.
+    unsafe { core::ptr::read_volatile(&raw const HAVE_TASK_BTF) != 0 }
+}
+
 /// The current task's `files_struct` and its `fdtable`.
 #[derive(Clone, Copy)]
 pub struct Files {
@@ -63,8 +70,7 @@ pub struct Files {
 impl Files {
     #[inline(always)]
     pub fn of_current() -> Self {
-        // SAFETY: a read of an initialised static, replaced by user space before load.
-        if unsafe { core::ptr::read_volatile(&raw const HAVE_TASK_BTF) } != 0 {
+        if have_task_btf() {
             // SAFETY: the helper returns a typed, trusted pointer to the running task.
             let task = unsafe { bpf_get_current_task_btf() }.cast::<c_void>();
             // SAFETY: `files` is a member of `task_struct`; the offset comes from BTF.

@@ -14,9 +14,13 @@ mod emit;
 mod filter;
 mod kernel;
 mod maps;
+mod owner;
 mod process;
+mod python;
 mod snapshot;
+mod stack;
 mod syscalls;
+mod walk;
 
 use core::ffi::c_void;
 
@@ -35,7 +39,17 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 /// <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/syscalls.h#L18>
 #[btf_tracepoint(function = "sys_enter")]
 pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
-    syscalls::enter(ctx.arg(0), ctx.arg(1));
+    if syscalls::enter(ctx.arg(0), ctx.arg(1)) && syscalls::wants_at_enter(ctx.arg(1)) {
+        // SAFETY: does not return if there is a program, and does nothing if there is none.
+        unsafe { maps::ENTER_NEXT.tail_call(&ctx, 0) };
+    }
+    0
+}
+
+/// Reached from [`sys_enter`].
+#[btf_tracepoint(function = "sys_enter")]
+pub fn stack_at_enter(ctx: BtfTracePointContext) -> i32 {
+    stack::at_enter(ctx.arg(0), ctx.arg(1));
     0
 }
 
@@ -43,6 +57,26 @@ pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
 /// <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/syscalls.h#L44>
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
+    if syscalls::wants_at_exit(ctx.arg(0), ctx.arg(1)) && filter::current().is_some() {
+        // SAFETY: does not return if there is a program, and does nothing if there is none.
+        unsafe { maps::EXIT_NEXT.tail_call(&ctx, maps::EXIT_STACK) };
+    }
+    syscalls::exit(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// Reached from [`sys_exit`]; the call's own record is made by the next one.
+#[btf_tracepoint(function = "sys_exit")]
+pub fn stack_at_exit(ctx: BtfTracePointContext) -> i32 {
+    stack::at_exit(ctx.arg(0), ctx.arg(1));
+    // SAFETY: user space puts the program there before this one can be reached.
+    unsafe { maps::EXIT_NEXT.tail_call(&ctx, maps::EXIT_RECORD) };
+    0
+}
+
+/// Reached from [`stack_at_exit`].
+#[btf_tracepoint(function = "sys_exit")]
+pub fn record_at_exit(ctx: BtfTracePointContext) -> i32 {
     syscalls::exit(ctx.arg(0), ctx.arg(1));
     0
 }

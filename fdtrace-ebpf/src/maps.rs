@@ -2,9 +2,14 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
-use fdtrace_common::wire::{Inflight, PerCpu, Scratch, TracedProcess};
+use fdtrace_common::{
+    wire::{Inflight, PerCpu, Scratch, TracedProcess},
+    witness::{ClassKey, CodeKey, CodeRoom, Holder, ImageKey, PyEntry, PyImage, SlotKey, StackRoom},
+};
+
+use crate::walk::Walk;
 
 /// All records of all processors, in one order. User space chooses the size.
 #[map]
@@ -37,3 +42,51 @@ pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// Words shared with user space, indexed by `fdtrace_common::wire::shared`.
 #[map]
 pub static SHARED: Array<u64> = Array::with_max_entries(fdtrace_common::wire::shared::WORDS, 0);
+
+/// The interpreter of each process that has a known one, by tgid.
+#[map]
+pub static PYTHON: HashMap<u32, PyEntry> = HashMap::with_max_entries(8192, 0);
+
+/// Files that contain an interpreter: what a process that runs one begins with, before user space has looked at it.
+#[map]
+pub static IMAGES: HashMap<ImageKey, PyImage> = HashMap::with_max_entries(256, 0);
+
+/// Address of the `PyThreadState` of each thread, by tid. A hint: the state says itself whose it is.
+#[map]
+pub static THREAD_STATES: LruHashMap<u32, u64> = LruHashMap::with_max_entries(16_384, 0);
+
+/// Code objects that were defined, and what they mean for the search of the task (`python::MARK_*`).
+#[map]
+pub static CODES: LruHashMap<CodeKey, u32> = LruHashMap::with_max_entries(65_536, 0);
+
+/// What is known of types: one of `witness::owns`.
+#[map]
+pub static CLASSES_SEEN: LruHashMap<ClassKey, u32> = LruHashMap::with_max_entries(32_768, 0);
+
+/// The object last bound to each number.
+#[map]
+pub static HOLDERS: LruHashMap<SlotKey, Holder> = LruHashMap::with_max_entries(65_536, 0);
+
+/// The number that each object was bound to.
+#[map]
+pub static HELD: LruHashMap<ClassKey, u32> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Room for one walk.
+#[map]
+pub static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room for a stack, and for a definition made while it is being built.
+#[map]
+pub static STACK_ROOM: PerCpuArray<StackRoom> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static CODE_ROOM: PerCpuArray<CodeRoom> = PerCpuArray::with_max_entries(1, 0);
+
+/// The programs that capture stacks, where the kernel accepted them. Two arrays, because one may hold only programs of
+/// one tracepoint.
+#[map]
+pub static ENTER_NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static EXIT_NEXT: ProgramArray = ProgramArray::with_max_entries(2, 0);
+/// Indices of [`EXIT_NEXT`].
+pub const EXIT_STACK: u32 = 0;
+pub const EXIT_RECORD: u32 = 1;

@@ -16,7 +16,7 @@ use crate::{
     emit::{self, Subject},
     filter,
     kernel::{Files, member, offset, read},
-    syscalls,
+    stack, syscalls,
 };
 
 /// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`.
@@ -45,6 +45,10 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
     if flags & traced::WAIT_EXEC != 0 {
         return;
     }
+    if child_tgid != tgid {
+        // SAFETY: as above.
+        stack::forked(tgid, child_tgid, unsafe { (*process).execs });
+    }
     let start = syscalls::started(tid);
     emit::fixed::<Fork>(loss::RING_PROCESS, process, |record| {
         // SAFETY: the reserved record.
@@ -70,6 +74,7 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
     let Some(task) = filter::current_any() else { return };
     // SAFETY: a live element of a hash map; the process is alone now and waits for nobody.
     unsafe { (*task.process).flags &= !traced::WAIT_EXEC };
+    stack::executed(task.process, task.tgid, bprm);
     let files = Files::of_current();
     let who = Subject { tgid: task.tgid, tid: task.tid, table: files.files };
     // The call began under the old thread id.
@@ -129,6 +134,7 @@ pub fn exit(task: *const c_void) {
         });
     }
     if dead {
+        stack::gone(current.tgid);
         filter::release(current.tgid);
     }
 }

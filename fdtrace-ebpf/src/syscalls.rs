@@ -8,7 +8,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_probe_read_user, bpf_probe_read_user_str_bytes};
 use fdtrace_common::{
-    class,
+    class::{self, witness},
     wire::{
         Call, CallEpollCtl, CallEpollWait, CallFd, CallPair, CallPath, EPOLL_EVENTS_MAX, Header, Inflight, NOT_SEEN,
         PATH_MAX, Scratch, flag, kind, loss,
@@ -29,18 +29,19 @@ const EMFILE: i64 = -24;
 const F_DUPFD: u64 = 0;
 const F_SETFD: u64 = 2;
 const F_DUPFD_CLOEXEC: u64 = 1030;
+const PROT_EXEC: u64 = 4;
 const FIONCLEX: u64 = 0x5450;
 const FIOCLEX: u64 = 0x5451;
 
-/// `sys_enter(struct pt_regs *regs, long id)`.
+/// `sys_enter(struct pt_regs *regs, long id)`. `true`: the call is ours and the task is traced.
 #[inline(always)]
-pub fn enter(regs: *const c_void, nr: u64) {
+pub fn enter(regs: *const c_void, nr: u64) -> bool {
     let class = filter::class(nr);
     if class == class::NONE {
-        return;
+        return false;
     }
-    let Some(task) = filter::current() else { return };
-    let Some(slot) = inflight(task.tid) else { return };
+    let Some(task) = filter::current() else { return false };
+    let Some(slot) = inflight(task.tid) else { return false };
     let files = Files::of_current();
     let before = match class {
         class::CLOSE => files.file(arg(regs, 0)),
@@ -58,6 +59,7 @@ pub fn enter(regs: *const c_void, nr: u64) {
         (*slot).before = before;
         (*slot).pos = emit::position();
     }
+    true
 }
 
 /// `sys_exit(struct pt_regs *regs, long ret)`.
@@ -99,6 +101,30 @@ pub fn exit(regs: *const c_void, ret: i64) {
         class::EPOLL_WAIT if ret != 0 || arg(regs, 3) != 0 => done.epoll_wait(),
         _ if matches!(ret, EBADF | EMFILE | ENFILE) => done.plain(),
         _ => {}
+    }
+}
+
+/// Is a stack to be taken when this call begins, or who holds its number?
+#[inline(always)]
+pub fn wants_at_enter(nr: u64) -> bool {
+    let wants = filter::witnesses(nr);
+    wants & (witness::AT_ENTER | witness::BIND | witness::BIND_ONCE | witness::BIND_EMPTY_PATH) != 0
+}
+
+/// Is a stack to be taken before this call's record?
+#[inline(always)]
+pub fn wants_at_exit(regs: *const c_void, ret: i64) -> bool {
+    // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offset comes from BTF.
+    let nr: u64 = unsafe { member(regs, offset!(regs_nr)) };
+    let wants = filter::witnesses(nr);
+    if ret < 0 {
+        // What has one since its beginning needs no second.
+        return ret == EBADF && wants != 0 && wants & witness::AT_ENTER == 0;
+    }
+    match filter::class(nr) {
+        class::FCNTL => matches!(arg(regs, 1) & 0xffff_ffff, F_DUPFD | F_DUPFD_CLOEXEC),
+        _ if wants & witness::MAPS != 0 => arg(regs, 2) & PROT_EXEC != 0 && arg(regs, 4) as i32 >= 0,
+        _ => wants & witness::AT_EXIT != 0,
     }
 }
 
@@ -315,7 +341,7 @@ fn inflight(tid: u32) -> Option<*mut Inflight> {
 
 /// An argument of the call; `i` is a constant.
 #[inline(always)]
-fn arg(regs: *const c_void, i: usize) -> u64 {
+pub fn arg(regs: *const c_void, i: usize) -> u64 {
     // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offset comes from BTF.
     unsafe { member(regs, offset!(regs_arg[i])) }
 }

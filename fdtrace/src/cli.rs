@@ -98,6 +98,9 @@ struct Trace {
     /// Size of the ring buffer between kernel and fdtrace, in KiB (rounded up to a power of two of pages)
     #[arg(long, value_name = "KIB", default_value_t = 16384, value_parser = clap::value_parser!(u32).range(4..=1 << 20))]
     ring_size: u32,
+    /// Do not capture who makes the calls: no source lines, no owners, and half the cost
+    #[arg(long)]
+    no_stacks: bool,
     /// How sure a finding must be for --error-exitcode
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "likely")]
     fail_on: FailOn,
@@ -181,6 +184,8 @@ impl Cli {
             output: Output { json, record, force, notes },
             ring_size: self.trace.ring_size.saturating_mul(1024).next_power_of_two(),
             duration,
+            stacks: !self.trace.no_stacks,
+            stack_bytes: [0, 0],
             debug: self.verbose > 1,
             require_complete: self.trace.require_complete,
             findings_exit: self.trace.error_exitcode.map(|code| (level, i32::from(code))),

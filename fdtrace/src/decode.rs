@@ -3,11 +3,14 @@
 //!
 //! What a system call did to its table is decided here, from its number, arguments and result alone.
 
+mod witnesses;
+
 use std::rc::Rc;
 
 use fdtrace_common::{
     class,
     wire::{self, FileInfo, Header, flag, kind},
+    witness::kind as witness,
 };
 
 use crate::{
@@ -96,6 +99,7 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
         }
         kind::THREAD => What::Thread,
         kind::TICK => What::Tick,
+        witness::STACK..=witness::TYPE => return witnesses::decode(pos, &header, bytes, short).map(Some),
         kind => return Err(DecodeError::UnknownKind { pos, kind }),
     };
     Ok(Some(event(pos, &header, None, what)))

@@ -4,7 +4,10 @@
 
 use std::rc::Rc;
 
-use fdtrace_common::wire::{FileInfo, loss};
+use fdtrace_common::{
+    wire::{FileInfo, loss},
+    witness::{Candidate, PyFrame},
+};
 
 use crate::syscalls::Syscall;
 
@@ -106,6 +109,79 @@ pub enum What {
     Thread,
     /// Nothing, up to this moment.
     Tick,
+    /// Who makes the call that this thread reports next.
+    Stack(Box<StackSeen>),
+    /// What a Python code object says of itself.
+    Code(CodeSeen),
+    /// The objects of a type own descriptors.
+    OwnerType {
+        class: u64,
+        name: Rc<[u8]>,
+    },
+    /// An object was seen to hold a number. `other`: another one that was bound to it before, and still holds it.
+    Bind {
+        fd: i32,
+        file: u64,
+        object: u64,
+        class: u64,
+        other: Option<u64>,
+    },
+}
+
+/// A stack as it was captured: addresses, no names.
+#[derive(Clone, Debug)]
+pub struct StackSeen {
+    /// Start of the call it belongs to.
+    pub call_time: u64,
+    pub nr: u32,
+    pub python: Option<PythonStack>,
+    /// Objects that may own what the call is about. `None`: not looked for.
+    pub candidates: Option<Vec<Candidate>>,
+    pub native: Option<NativeStack>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PythonStack {
+    /// Innermost first.
+    pub frames: Vec<PyFrame>,
+    /// Outer frames are missing.
+    pub cut: bool,
+    /// Name of the running asyncio task.
+    pub task: Option<Rc<[u8]>>,
+}
+
+/// A copy of the top of a thread's stack. Holds the program's data: never to be written anywhere.
+#[derive(Clone)]
+pub struct NativeStack {
+    pub ip: u64,
+    pub sp: u64,
+    pub bp: u64,
+    pub saved: [u64; 5],
+    pub bytes: Rc<[u8]>,
+    pub cut: bool,
+}
+
+impl std::fmt::Debug for NativeStack {
+    /// Not the bytes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NativeStack {{ ip: {:#x}, {} bytes }}", self.ip, self.bytes.len())
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct CodeSeen {
+    pub code: u64,
+    pub checksum: u32,
+    pub code_version: u32,
+    pub fingerprint: u32,
+    /// `major << 8 | minor` of the interpreter.
+    pub python: u32,
+    pub first_line: u32,
+    pub file: Rc<[u8]>,
+    pub name: Rc<[u8]>,
+    pub table: Rc<[u8]>,
+    /// Something was too long, or could not be read.
+    pub cut: bool,
 }
 
 /// One open slot in a listing of a table.

@@ -39,7 +39,9 @@ use std::{collections::VecDeque, rc::Rc};
 
 use crate::{
     event::{Interval, Moment},
+    model::owner::Part,
     syscalls::Syscall,
+    who::sighting::Sighting,
 };
 
 /// Dead lives kept for each slot: enough to explain an `EBADF` two owners later.
@@ -58,6 +60,10 @@ pub struct Stamp {
     pub sys: Option<&'static Syscall>,
     pub args: [u64; 6],
     pub ret: i64,
+    /// What was seen of whoever made the call.
+    pub seen: Option<Rc<Sighting>>,
+    /// The object behind it.
+    pub part: Part,
 }
 
 /// How a life ended.
@@ -424,7 +430,17 @@ mod tests {
     }
 
     fn by(tid: u32, enter: u64, exit: u64) -> Rc<Stamp> {
-        Rc::new(Stamp { at: at(enter, exit), tgid: 1, tid, comm: [].into(), sys: None, args: [0; 6], ret: 0 })
+        Rc::new(Stamp {
+            at: at(enter, exit),
+            tgid: 1,
+            tid,
+            comm: [].into(),
+            sys: None,
+            args: [0; 6],
+            ret: 0,
+            seen: None,
+            part: Part::default(),
+        })
     }
 
     fn closer(slot: &Slot<&'static str>, number: u32) -> Option<u32> {

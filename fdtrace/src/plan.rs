@@ -10,6 +10,10 @@ pub struct Plan {
     pub ring_size: u32,
     /// Stop after this long.
     pub duration: Option<Duration>,
+    /// Capture who makes the calls.
+    pub stacks: bool,
+    /// Bytes of user stack to copy: where Python frames are known too, and elsewhere.
+    pub stack_bytes: [u32; 2],
     /// Kernel-side diagnostics.
     pub debug: bool,
     /// Losing events is an error.

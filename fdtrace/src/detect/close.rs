@@ -20,7 +20,7 @@ use crate::{
 
 use super::{
     Cause, Incidents,
-    evidence::{self, act, comm, history},
+    evidence::{self, act, comm, history, mark},
     finding::{Act, Confidence, Finding, Role, Severity, Verb},
 };
 
@@ -174,7 +174,8 @@ fn dead(met: Met, by: &Stamp, world: &World, incidents: &mut Incidents) -> Optio
         (false, _) => Confidence::Possible,
     };
     Some(Dead {
-        incident: incidents.number(Cause::Generation(met.slot, met.number)),
+        incident: incidents
+            .number(Cause::Generation(met.slot, by.part.by.as_ref().map_or(met.number, |(_, bound)| *bound))),
         confidence,
         complete,
         timeline: history(world, met.slot, met.number),
@@ -183,7 +184,15 @@ fn dead(met: Met, by: &Stamp, world: &World, incidents: &mut Incidents) -> Optio
     })
 }
 
+/// The generation that a call was meant for: the one that its owner was bound to, if that is known.
+fn meant(met: Met, by: &Stamp, world: &World) -> Met {
+    let bound = by.part.by.as_ref().map(|(_, bound)| *bound);
+    let known = bound.filter(|bound| world.slot(met.slot).is_some_and(|state| state.life(*bound).is_some()));
+    known.map_or(met, |number| Met { number, certain: true, ..met })
+}
+
 fn double_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Incidents) -> Option<Finding> {
+    let met = meant(met, by, world);
     let dead = dead(met, by, world, incidents)?;
     let fd = met.slot.fd;
     let again = act(by, fd, Verb::Closed)
@@ -214,13 +223,14 @@ fn double_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Inciden
 }
 
 fn use_after_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Incidents, findings: &mut Vec<Finding>) {
+    let met = meant(met, by, world);
     let Some(dead) = dead(met, by, world, incidents) else { return };
     let SlotId { fd, .. } = met.slot;
     let call = by.sys.map_or("a call", |sys| sys.name);
     let victim = act(by, fd, Verb::Used).of_generation(met.number).with_role(Role::Victim, "found it closed");
-    let culprit = Act { role: Some(Role::Culprit), ..dead.closer.clone() };
+    let culprit = dead.closer.clone().with_role(Role::Culprit, "this close ended the generation that was used next");
     let mut timeline = dead.timeline;
-    mark(&mut timeline, &culprit, Role::Culprit, "this close ended the generation that was used next");
+    mark(&mut timeline, &culprit);
     timeline.push(victim.clone());
     let base = Finding {
         rule: "use-after-close",
@@ -252,6 +262,10 @@ fn stale_close(hit: &Finding, met: Met, world: &World) -> Option<Finding> {
     let ended = life.end().filter(|end| end.how == How::Closed)?;
     let before = slot.lives().rev().find(|life| life.number < met.number)?;
     let first = before.end().filter(|end| end.how == How::Closed)?;
+    // If its owner closed it there is nothing to suspect; if another object did, that has been told already.
+    if ended.by.part.by.is_some() {
+        return None;
+    }
     // Two processes with one table, or an exec in between, are another story.
     if first.by.tgid != ended.by.tgid || matches!(before.state, State::Implied { .. }) {
         return None;
@@ -261,7 +275,7 @@ fn stale_close(hit: &Finding, met: Met, world: &World) -> Option<Finding> {
         .of_generation(before.number)
         .with_role(Role::RootCause, "the number was free from here on, and was given out again");
     let mut timeline = hit.timeline.clone();
-    mark(&mut timeline, &root, Role::RootCause, "the number was free from here on, and was given out again");
+    mark(&mut timeline, &root);
     Some(Finding {
         rule: "stale-close",
         confidence: Confidence::Possible,
@@ -276,13 +290,4 @@ fn stale_close(hit: &Finding, met: Met, world: &World) -> Option<Finding> {
                  the number otherwise and will close it again",
         ..hit.clone()
     })
-}
-
-/// Gives a line of the timeline its role.
-fn mark(timeline: &mut [Act], act: &Act, role: Role, remark: &str) {
-    let same = |line: &&mut Act| line.time == act.time && line.tid == act.tid && line.verb == act.verb;
-    if let Some(line) = timeline.iter_mut().find(same) {
-        line.role = Some(role);
-        line.remark = Some(remark.to_owned());
-    }
 }

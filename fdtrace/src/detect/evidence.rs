@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use crate::{
+    escape,
     model::{
-        World,
+        self, World,
         description::Description,
         table::{Generation, Origin, SlotId},
     },
@@ -12,7 +13,7 @@ use crate::{
     syscalls::errno_name,
 };
 
-use super::finding::{Act, Name, Role, Verb, Who};
+use super::finding::{Act, Frame, Name, Owner, Role, Verb, Who};
 
 /// An act of `stamp`'s, with nothing said about the descriptor.
 pub fn act(stamp: &Stamp, fd: i32, verb: Verb) -> Act {
@@ -32,8 +33,27 @@ pub fn act(stamp: &Stamp, fd: i32, verb: Verb) -> Act {
         role: None,
         remark: None,
         ambiguous: false,
-        who: Who::default(),
+        who: who(stamp),
     }
+}
+
+/// Whoever made the call, as the witnesses have it.
+fn who(stamp: &Stamp) -> Who {
+    let owner = stamp.part.by.as_ref().map(|(by, _)| owner(by));
+    let Some(seen) = stamp.seen.as_deref() else { return Who { owner, ..Who::default() } };
+    let python = seen.python.iter().map(|frame| Frame {
+        function: Name(Rc::clone(&frame.code.name)),
+        file: Some(Name(Rc::clone(&frame.code.file))),
+        line: frame.line(),
+        module: None,
+        source: None,
+    });
+    Who { owner, task: seen.task.clone().map(Name), python: python.collect(), native: Vec::new() }
+}
+
+/// An object that owns a number.
+pub fn owner(owner: &model::owner::Owner) -> Owner {
+    Owner { kind: escape::escape_terminal(&owner.class.name), address: owner.object }
 }
 
 /// How a generation came to be.
@@ -52,6 +72,7 @@ pub fn birth(world: &World, slot: SlotId, life: &Life<Generation>) -> Act {
     act.generation = Some(life.number);
     act.object = object(&life.data.description);
     act.ambiguous = life.ambiguous;
+    act.who.owner = act.who.owner.or_else(|| life.data.owner.get().map(|known| owner(known)));
     if let Origin::Duplicated { from } = life.data.origin {
         act.remark = Some(format!("from fd {from}"));
     }
@@ -119,6 +140,18 @@ pub fn history(world: &World, slot: SlotId, last: u32) -> Vec<Act> {
         acts.extend(end(world, slot, life));
     }
     acts
+}
+
+/// Gives the line of the timeline that is this act its role.
+pub fn mark(timeline: &mut [Act], act: &Act) {
+    let same = |line: &&mut Act| line.time == act.time && line.tid == act.tid && line.verb == act.verb;
+    if let Some(line) = timeline.iter_mut().find(same) {
+        line.role = act.role;
+        line.remark = act.remark.clone();
+        if line.who.owner.is_none() {
+            line.who.owner = act.who.owner.clone();
+        }
+    }
 }
 
 impl Act {

@@ -7,6 +7,7 @@ mod close;
 mod epoll;
 pub(crate) mod evidence;
 pub mod finding;
+mod owner;
 pub mod rules;
 
 use std::collections::HashMap;
@@ -26,12 +27,22 @@ enum Cause {
 
 /// Numbers the incidents.
 #[derive(Debug, Default)]
-struct Incidents(HashMap<Cause, u64>);
+struct Incidents {
+    known: HashMap<Cause, u64>,
+    last: u64,
+}
 
 impl Incidents {
     fn number(&mut self, cause: Cause) -> u64 {
-        let next = self.0.len() as u64 + 1;
-        *self.0.entry(cause).or_insert(next)
+        *self.known.entry(cause).or_insert_with(|| {
+            self.last += 1;
+            self.last
+        })
+    }
+
+    /// What has this cause belongs to an incident that began elsewhere.
+    fn join(&mut self, cause: Cause, incident: u64) {
+        self.known.insert(cause, incident);
     }
 }
 
@@ -41,6 +52,7 @@ pub struct Detector {
     incidents: Incidents,
     close: close::Rules,
     epoll: epoll::Rules,
+    owner: owner::Rules,
 }
 
 impl Detector {
@@ -50,6 +62,7 @@ impl Detector {
 
     /// Looks at one change; the world is as it is after the event that caused it.
     pub fn on(&mut self, change: &Change, world: &World, findings: &mut Vec<Finding>) {
+        self.owner.on(change, world, &mut self.incidents, findings);
         self.close.on(change, world, &mut self.incidents, findings);
         self.epoll.on(change, world, &mut self.incidents, findings);
     }

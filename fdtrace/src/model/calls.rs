@@ -1,23 +1,27 @@
 //! What system calls do to tables.
 
-use std::rc::Rc;
+use std::{cell::OnceCell, rc::Rc};
+
+use fdtrace_common::class;
 
 use crate::{
     event::{Call, Effect, EpollCtl, EpollOp, Event, Install},
     order::{How, Removed, Stamp},
+    who::sighting::Sighting,
 };
 
 use super::{
     Change, Met, World,
     description::{Description, Details, Kind},
     epoll::{Entry, Epoll, Use},
+    owner::Part,
     table::{Generation, Origin, SlotId, TableId},
 };
 
 const EBADF: i64 = -9;
 
 impl World {
-    pub(super) fn call(&mut self, event: &Event, call: &Call, changes: &mut Vec<Change>) {
+    pub(super) fn call(&mut self, event: &Event, call: &Call, seen: Option<Rc<Sighting>>, changes: &mut Vec<Change>) {
         // A straggler of a process that is gone: its table went with it.
         if self.processes.get(&event.tgid).is_some_and(|process| !process.alive()) {
             return;
@@ -28,7 +32,9 @@ impl World {
             self.split(event, from, &call.effect);
         }
         let table = self.table_at(event.table, event.tgid, event.tid);
-        let by = Rc::new(Stamp { sys: Some(call.sys), args: call.args, ret: call.ret, ..self.stamp(event) });
+        let part = seen.as_deref().map_or_else(Part::default, |seen| self.role(table, event.tgid, call, seen));
+        let (args, ret) = (call.args, call.ret);
+        let by = Rc::new(Stamp { sys: Some(call.sys), args, ret, seen, part, ..self.stamp(event) });
         match &call.effect {
             Effect::None => {}
             Effect::Install(install) => self.install(table, install, &by, changes),
@@ -42,6 +48,9 @@ impl World {
                 let slot = SlotId { table, fd: *fd };
                 let removed = self.edit(slot, |slot| slot.remove(&by, How::Closed, *before, *after));
                 let by = Rc::clone(&by);
+                if let Some(Removed::Live(number) | Removed::Earlier(number)) = removed {
+                    self.owners.ended(slot, number, by.seen.as_deref());
+                }
                 match removed {
                     Some(Removed::Live(number)) => {
                         changes.push(Change::Removed { slot, number, how: How::Closed, by, late: false });
@@ -69,9 +78,23 @@ impl World {
             Effect::EpollCtl(ctl) => self.epoll_ctl(table, ctl, &by, changes),
             Effect::EpollWait { epoll, file, .. } => self.epoll_wait(table, *epoll, *file, &by, changes),
         }
+        if let Some(seen) = by.seen.as_deref() {
+            self.owners.let_go(event.tgid, seen);
+        }
         if call.ret == EBADF {
             self.bad_fd(table, call, by, changes);
         }
+    }
+
+    /// The object behind a call, before the call has changed anything.
+    fn role(&self, table: TableId, tgid: u32, call: &Call, seen: &Sighting) -> Part {
+        let Some(fd) = call.sys.fd_args(&call.args).next() else { return Part::default() };
+        let slot = SlotId { table, fd };
+        if call.sys.class == class::CLOSE {
+            let live = self.slot(slot).and_then(|slot| slot.live()).map(|live| live.number);
+            return self.owners.closing(tgid, slot, live, seen);
+        }
+        self.owners.using(tgid, slot, seen)
     }
 
     fn install(&mut self, table: TableId, install: &Install, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
@@ -88,7 +111,13 @@ impl World {
                 }
                 None => Rc::clone(&description),
             };
-            Generation { description, cloexec: install.cloexec, origin, by: Some(Rc::clone(by)) }
+            Generation {
+                description,
+                cloexec: install.cloexec,
+                origin,
+                by: Some(Rc::clone(by)),
+                owner: OnceCell::new(),
+            }
         };
         let number = self.edit(slot, |slot| {
             slot.install(by.at, install.file.file, generation);
@@ -109,10 +138,14 @@ impl World {
                 cloexec: install.cloexec,
                 origin,
                 by: Some(Rc::clone(by)),
+                owner: OnceCell::new(),
             });
             (ended, slot.lives().next_back().map(|life| life.number))
         });
         let Some((ended, begun)) = outcome else { return };
+        if let (Some(ended), Some(begun)) = (ended, begun) {
+            self.owners.replaced(by.tgid, slot, ended, begun);
+        }
         if let Some(number) = ended {
             changes.push(Change::Removed { slot, number, how: How::Replaced, by: Rc::clone(by), late: false });
         }
@@ -159,6 +192,7 @@ impl World {
         for fd in open {
             let slot = SlotId { table, fd };
             if let Some(Removed::Live(number)) = self.edit(slot, |slot| slot.remove(by, How::Closed, 0, 0)) {
+                self.owners.ended(slot, number, by.seen.as_deref());
                 changes.push(Change::Removed { slot, number, how: How::Closed, by: Rc::clone(by), late: false });
             }
         }

@@ -6,12 +6,14 @@
 mod calls;
 pub mod description;
 pub mod epoll;
+pub mod owner;
 pub mod process;
 mod processes;
 mod snapshot;
 pub mod table;
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, HashMap},
     rc::Rc,
 };
@@ -19,10 +21,12 @@ use std::{
 use crate::{
     event::{EpollOp, Event, Interval, Moment, TableAddr, What},
     order::{How, Slot, Stamp},
+    who::sighting::{OwnerClass, Sighting},
 };
 
 use description::{Description, Descriptions, Details, Kinds, Serial};
 use epoll::{Entry, Epoll};
+use owner::{Owner, Owners, Part};
 use process::Process;
 use snapshot::Snapshot;
 use table::{Generation, Lineage, SlotId, Table, TableId};
@@ -64,6 +68,15 @@ pub enum Change {
         epoll: Serial,
         slot: SlotId,
         by: Rc<Stamp>,
+    },
+    /// An object was seen to own a generation; `other` does as well.
+    Bound {
+        slot: SlotId,
+        number: u32,
+        owner: Rc<Owner>,
+        other: Option<Rc<Owner>>,
+        at: Moment,
+        process: u32,
     },
     Forked {
         parent: u32,
@@ -126,6 +139,7 @@ pub struct World {
     threads: HashMap<u32, Vec<u32>>,
     next_table: u32,
     now: Moment,
+    owners: Owners,
 }
 
 impl World {
@@ -164,12 +178,17 @@ impl World {
 
     /// Takes one event, in ring order, and appends what it changed.
     pub fn apply(&mut self, event: &Event, changes: &mut Vec<Change>) {
+        self.apply_seen(event, None, changes);
+    }
+
+    /// The same, for a call of which something was seen.
+    pub fn apply_seen(&mut self, event: &Event, seen: Option<Rc<Sighting>>, changes: &mut Vec<Change>) {
         for table in self.dead.drain(..) {
             self.tables.remove(&table);
         }
         self.now = event.at.exit;
         match &event.what {
-            What::Call(call) => self.call(event, call, changes),
+            What::Call(call) => self.call(event, call, seen, changes),
             What::Fork { .. } => self.fork(event, changes),
             What::Exec { .. } => self.exec(event, changes),
             What::Exit { group_dead, .. } => self.exit(event, *group_dead, changes),
@@ -186,10 +205,32 @@ impl World {
             What::Thread => {
                 self.threads.entry(event.tgid).or_default().push(event.tid);
             }
-            What::Tick => {}
+            What::Tick | What::Stack(_) | What::Code(_) | What::OwnerType { .. } | What::Bind { .. } => {}
         }
         self.expire(changes);
         changes.extend(self.dead.iter().map(|table| Change::TableDied { table: *table }));
+    }
+
+    /// An object was seen to hold a number. `other`: the one that was bound to it before and still holds it.
+    pub fn bind(&mut self, event: &Event, class: &Rc<OwnerClass>, changes: &mut Vec<Change>) {
+        let What::Bind { fd, file, object, other, .. } = event.what else { return };
+        let Some(table) = self.by_addr.get(&event.table) else { return };
+        let slot = SlotId { table: *table, fd };
+        let Some(live) = self.slot(slot).and_then(|slot| slot.live()) else { return };
+        // The slot may have another occupant by now, or a call that made it has not returned yet.
+        if live.file != 0 && live.file != file {
+            return;
+        }
+        let number = live.number;
+        self.owners.only(event.tgid, slot, number, [Some(object), other]);
+        let Some(owner) = self.owners.bind(event.tgid, object, class, slot, number) else { return };
+        let other = other.and_then(|other| {
+            self.owners.of(event.tgid, slot, number).find(|known| known.object == other).map(Rc::clone)
+        });
+        if let Some(live) = self.slot(slot).and_then(|slot| slot.live()) {
+            let _ = live.data.owner.set(Rc::clone(&owner));
+        }
+        changes.push(Change::Bound { slot, number, owner, other, at: event.at.exit, process: event.tgid });
     }
 
     /// The table at an address, made up if it was never heard of.
@@ -228,7 +269,8 @@ impl World {
         let open: Vec<i32> = table.open().map(|(fd, _)| fd).collect();
         let comm = self.processes.get(&tgid).map_or_else(|| [].into(), |process| Rc::clone(&process.comm));
         let at = Interval { enter: None, exit: self.now };
-        let by = Rc::new(Stamp { at, tgid, tid, comm, sys: None, args: [0; 6], ret: 0 });
+        let by =
+            Rc::new(Stamp { at, tgid, tid, comm, sys: None, args: [0; 6], ret: 0, seen: None, part: Part::default() });
         for fd in open {
             self.edit(SlotId { table: id, fd }, |slot| slot.vacate(&by, How::Exit));
         }
@@ -298,7 +340,17 @@ impl World {
 
     fn stamp(&self, event: &Event) -> Stamp {
         let comm = self.processes.get(&event.tgid).map_or_else(|| [].into(), |process| Rc::clone(&process.comm));
-        Stamp { at: event.at, tgid: event.tgid, tid: event.tid, comm, sys: None, args: [0; 6], ret: 0 }
+        Stamp {
+            at: event.at,
+            tgid: event.tgid,
+            tid: event.tid,
+            comm,
+            sys: None,
+            args: [0; 6],
+            ret: 0,
+            seen: None,
+            part: Part::default(),
+        }
     }
 
     fn expire(&mut self, changes: &mut Vec<Change>) {
@@ -316,6 +368,7 @@ impl World {
                 cloexec: false,
                 origin: table::Origin::Unseen,
                 by: None,
+                owner: OnceCell::new(),
             });
             if given_up > 0
                 && let Some(life) = state.past().next_back()

@@ -1,6 +1,6 @@
 //! Processes come, change their program and go, and tables with them.
 
-use std::{collections::BTreeSet, rc::Rc};
+use std::{cell::OnceCell, collections::BTreeSet, rc::Rc};
 
 use fdtrace_common::wire::TABLE_WALK_MAX;
 
@@ -118,6 +118,7 @@ impl World {
         process.argv = Rc::clone(argv);
         process.execed = Some(event.at.exit);
         process.exited = None;
+        self.owners.forget(event.tgid);
         let known = self.by_addr.get(&event.table).and_then(|id| self.tables.get(id));
         let before = self.table_of_process(event.tgid).map(|table| table.id);
         let (table, reason) = match (known.filter(|table| table.is_used_by(event.tgid)), before) {
@@ -150,6 +151,7 @@ impl World {
         if !group_dead {
             return;
         }
+        self.owners.forget(event.tgid);
         if let Some(process) = self.processes.get_mut(&event.tgid) {
             process.exited = Some(event.at.exit);
         }
@@ -230,6 +232,7 @@ impl World {
                         cloexec,
                         origin: Origin::Unseen,
                         by: None,
+                        owner: OnceCell::new(),
                     });
                     slot.lives().next_back().map_or(0, |life| life.number)
                 });
@@ -241,7 +244,7 @@ impl World {
             listing,
             row,
             seen,
-            Generation { description, cloexec, origin, by: Some(Rc::clone(&listing.by)) },
+            Generation { description, cloexec, origin, by: Some(Rc::clone(&listing.by)), owner: OnceCell::new() },
             changes,
         );
     }
@@ -297,7 +300,8 @@ impl World {
         }
         let description = self.description_at(row.file, None);
         let seen = Interval { enter: Some(at), exit: at };
-        let generation = Generation { description, cloexec: false, origin: Origin::Unseen, by: None };
+        let generation =
+            Generation { description, cloexec: false, origin: Origin::Unseen, by: None, owner: OnceCell::new() };
         self.appear(listing, row, seen, generation, changes);
     }
 

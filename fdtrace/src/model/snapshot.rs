@@ -1,6 +1,7 @@
 //! The kernel's own tables, read by the iterator: what was open before the trace, and the truth after a loss.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeSet, HashMap},
     rc::Rc,
 };
@@ -59,8 +60,13 @@ impl World {
         let seen = Interval { enter: Some(Moment { time: event.at.exit.time, pos: since }), exit: event.at.exit };
         let data = Rc::clone(&description);
         let observed = self.edit(slot, |slot| {
-            let observed =
-                slot.observe(seen, file.file, || Generation { description: data, cloexec, origin, by: None });
+            let observed = slot.observe(seen, file.file, || Generation {
+                description: data,
+                cloexec,
+                origin,
+                by: None,
+                owner: OnceCell::new(),
+            });
             (observed, slot.live().map_or(0, |live| live.number))
         });
         if let Some((Observed::New | Observed::Replaced, number)) = observed {

@@ -1,13 +1,14 @@
 //! One kernel `files_struct`: slots, and who uses them.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
 };
 
 use crate::{
     event::{Moment, TableAddr},
-    model::description::Description,
+    model::{description::Description, owner::Owner},
     order::{Slot, Stamp},
 };
 
@@ -28,6 +29,8 @@ pub struct Generation {
     pub cloexec: bool,
     pub origin: Origin,
     pub by: Option<Rc<Stamp>>,
+    /// The first object that was seen to own it.
+    pub owner: OnceCell<Rc<Owner>>,
 }
 
 /// How a generation came to be.

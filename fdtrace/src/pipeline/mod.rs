@@ -3,9 +3,11 @@
 mod checkpoint;
 mod failure;
 mod progress;
+mod pythons;
 mod record;
 mod replay;
 mod report;
+mod sources;
 mod stages;
 mod trace;
 mod verbs;

@@ -299,7 +299,11 @@ impl<'a> Replayer<'a> {
                     self.sinks.lifetime(&lifetime)
                 }
                 News::ProcessEnded(pid) => self.sinks.process_ended(pid),
-                News::Finding(_) | News::Loss(_) | News::Lifetime(_) => Ok(()),
+                News::Finding(_)
+                | News::Loss(_)
+                | News::Lifetime(_)
+                | News::ProcessBegan { .. }
+                | News::ProcessForked { .. } => Ok(()),
             };
             self.note(told);
         }

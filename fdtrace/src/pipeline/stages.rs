@@ -11,6 +11,7 @@ use crate::{
         lifetime::{Lifetime, Lifetimes},
     },
     syscalls::Arch,
+    who::sighting::Witnesses,
 };
 
 use fdtrace_common::wire::loss;
@@ -22,12 +23,22 @@ pub enum News {
     Loss(Loss),
     ProcessEnded(u32),
     Lifetime(Box<Lifetime>),
+    /// A process was found, or runs a new program; `since` when, nanoseconds of `CLOCK_BOOTTIME`.
+    ProcessBegan {
+        pid: u32,
+        since: u64,
+    },
+    ProcessForked {
+        parent: u32,
+        child: u32,
+    },
 }
 
 #[derive(Debug)]
 pub struct Stages {
     arch: Arch,
     pub world: World,
+    pub witnesses: Witnesses,
     detector: Detector,
     /// Told only where a sink wants them.
     lifetimes: Option<Lifetimes>,
@@ -46,6 +57,7 @@ impl Stages {
         Self {
             arch,
             world: World::new(),
+            witnesses: Witnesses::default(),
             detector: Detector::new(),
             lifetimes: None,
             changes: Vec::new(),
@@ -76,7 +88,13 @@ impl Stages {
 
     /// Takes one event.
     pub fn event(&mut self, event: &Event, news: &mut Vec<News>) {
-        self.world.apply(event, &mut self.changes);
+        let seen = self.witnesses.event(event);
+        self.world.apply_seen(event, seen, &mut self.changes);
+        if let What::Bind { class, .. } = event.what
+            && let Some(class) = self.witnesses.class(event.tgid, class)
+        {
+            self.world.bind(event, class, &mut self.changes);
+        }
         for change in &self.changes {
             self.detector.on(change, &self.world, &mut self.findings);
             if let Some(lifetimes) = &mut self.lifetimes {
@@ -85,6 +103,7 @@ impl Stages {
         }
         match &event.what {
             What::Tick => self.detector.tick(&self.world, &mut self.findings),
+            What::Process { start, .. } => news.push(News::ProcessBegan { pid: event.tgid, since: *start }),
             What::SnapshotEnd => self.snapshots_completed += 1,
             What::Lost { since, by_class } => {
                 let by_class = loss::NAMES.into_iter().zip(*by_class).filter(|(_, count)| *count > 0).collect();
@@ -98,6 +117,10 @@ impl Stages {
             match change {
                 Change::Exited { process, .. } => news.push(News::ProcessEnded(process)),
                 Change::Healed { .. } => healed = true,
+                Change::Execed { process: pid } => {
+                    news.push(News::ProcessBegan { pid, since: event.at.exit.time });
+                }
+                Change::Forked { parent, child, .. } => news.push(News::ProcessForked { parent, child }),
                 _ => {}
             }
         }

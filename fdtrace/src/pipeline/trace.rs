@@ -31,13 +31,16 @@ use crate::{
         users::RunAs,
     },
     syscalls::Arch,
+    who::python::known,
 };
 
 use super::{
     Stages,
     checkpoint::checkpoint,
     failure::{Failure, INCOMPLETE, Outcome},
+    pythons::Pythons,
     record,
+    sources::Sources,
     stages::News,
 };
 
@@ -59,7 +62,12 @@ pub fn run(plan: Plan) -> Result<Outcome, Failure> {
         .context("cannot start the event loop")
         .map_err(Failure::cannot_observe)?;
     runtime.block_on(async {
-        let settings = Settings { ring_size: plan.ring_size, debug: plan.debug };
+        let settings = Settings {
+            ring_size: plan.ring_size,
+            debug: plan.debug,
+            stacks: plan.stacks,
+            stack_bytes: plan.stack_bytes,
+        };
         let live = Live::start(&settings).map_err(Failure::cannot_observe)?;
         let mut session = Session::new(live, sinks, recorder);
         let outcome = session.trace(&plan, started).await;
@@ -177,6 +185,8 @@ struct Session {
     stages: Stages,
     sinks: Sinks,
     recorder: Option<Recorder>,
+    pythons: Pythons,
+    sources: Sources,
     news: Vec<News>,
     counts: FindingCounts,
     began: u64,
@@ -196,6 +206,8 @@ impl Session {
             stages: Stages::new(Arch::native()),
             sinks,
             recorder,
+            pythons: Pythons::default(),
+            sources: Sources::default(),
             news: Vec::new(),
             counts: FindingCounts::default(),
             began: clock::boot_ns(),
@@ -215,6 +227,7 @@ impl Session {
         let mut holding = None;
         let targets = match started {
             Started::Command(launch) => {
+                self.foresee(plan);
                 let held = launch.prepare().map_err(launch_failed)?;
                 self.adopt(&[held.pid()], true).await?;
                 holding = Some(held);
@@ -305,6 +318,20 @@ impl Session {
         self.note(told);
     }
 
+    /// Tells the kernel side of the interpreters that a command may lead to, before it runs.
+    fn foresee(&mut self, plan: &Plan) {
+        let Target::Command { program, args, .. } = &plan.target else { return };
+        if !self.live.has_stacks() {
+            return;
+        }
+        let search = std::env::var_os("PATH").unwrap_or_default();
+        for (key, image) in known::of_command(program, args, &search) {
+            if let Err(error) = self.live.add_image(key, &image) {
+                log::debug!("{error:#}");
+            }
+        }
+    }
+
     async fn watch(
         &mut self,
         mut command: Option<Running>,
@@ -344,6 +371,7 @@ impl Session {
                 }
                 () = sleep_until(deadline) => {}
                 () = sleep_for(self.recorder.as_ref().and_then(Recorder::must_wake)) => {}
+                () = sleep_until(self.pythons.due()) => {}
             }
             // Time passes for the rules even if nothing happens.
             if self.live.traced().is_empty() {
@@ -355,6 +383,7 @@ impl Session {
     fn drain(&mut self) {
         self.take_in();
         self.publish();
+        self.pythons.look(&mut self.live);
     }
 
     fn tick(&mut self) {
@@ -426,7 +455,8 @@ impl Session {
     fn publish(&mut self) {
         for news in std::mem::take(&mut self.news) {
             let told = match news {
-                News::Finding(finding) => {
+                News::Finding(mut finding) => {
+                    self.sources.fill(&mut finding);
                     self.counts.add(&finding);
                     self.sinks.finding(&finding)
                 }
@@ -434,7 +464,19 @@ impl Session {
                     self.heal = true;
                     self.sinks.loss(&loss)
                 }
+                News::ProcessBegan { pid, since } => {
+                    if self.live.has_stacks() {
+                        self.pythons.began(pid);
+                        self.sources.began(pid, wall(since));
+                    }
+                    Ok(())
+                }
+                News::ProcessForked { parent, child } => {
+                    self.sources.forked(parent, child);
+                    Ok(())
+                }
                 News::ProcessEnded(pid) => {
+                    self.pythons.ended(pid);
                     self.exits += 1;
                     self.sinks.process_ended(pid)
                 }
@@ -495,6 +537,11 @@ impl Session {
             (None, Stop::Ended(None) | Stop::Asked) => Outcome::Exit(0),
         })
     }
+}
+
+/// A moment of `CLOCK_BOOTTIME` on the wall clock, nanoseconds.
+fn wall(boot: u64) -> i128 {
+    i128::from(clock::wall_ns()) - i128::from(clock::boot_ns()) + i128::from(boot)
 }
 
 fn launch_failed(error: crate::source::launch::LaunchError) -> Failure {

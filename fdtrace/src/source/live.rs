@@ -8,13 +8,15 @@ use std::{fs::File, io::Read, thread::JoinHandle, time::Duration};
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray, RingBuf},
     programs::{BtfTracePoint, Iter},
     util::KernelVersion,
 };
 use fdtrace_common::{
     globals,
-    wire::{self, Header, bytes_of, kind, loss, shared, traced},
+    python::PyProcess,
+    wire::{self, Header, Plain, bytes_of, kind, loss, shared, traced},
+    witness::{ImageKey, PyEntry, PyImage},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -27,6 +29,15 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fd
 
 /// Hooks of the main object: program, tracepoint.
 const HOOKS: [&str; 5] = ["sched_process_fork", "sched_process_exec", "sched_process_exit", "sys_exit", "sys_enter"];
+
+/// Programs that the hooks reach by tail call: program, tracepoint, where it stands. Kernels before 5.17 have no loops
+/// and refuse those that capture stacks; then there are none.
+const NEXT: [(&str, &str, u32); 3] = [
+    // The record's before the stack's: what captures a stack at the return of a call relies on it.
+    ("record_at_exit", "sys_exit", 1),
+    ("stack_at_exit", "sys_exit", 0),
+    ("stack_at_enter", "sys_enter", 0),
+];
 
 /// How long to sleep between two drains while records keep coming.
 const BUSY: Duration = Duration::from_millis(1);
@@ -41,11 +52,15 @@ pub struct Settings {
     pub ring_size: u32,
     /// Kernel-side diagnostics through aya-log.
     pub debug: bool,
+    /// Capture who makes the calls.
+    pub stacks: bool,
+    /// Bytes of user stack to copy: where Python frames are known too, and elsewhere.
+    pub stack_bytes: [u32; 2],
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { ring_size: 16 << 20, debug: false }
+        Self { ring_size: 16 << 20, debug: false, stacks: true, stack_bytes: [0, 0] }
     }
 }
 
@@ -61,7 +76,7 @@ impl Totals {
     /// Records that should have come and did not.
     pub fn lost(&self) -> u64 {
         let classes = self.by_class.iter().enumerate();
-        classes.filter(|(class, _)| *class != loss::INFLIGHT).map(|(_, count)| count).sum()
+        classes.filter(|(class, _)| !matches!(*class, loss::INFLIGHT | loss::RING_STACK)).map(|(_, count)| count).sum()
     }
 }
 
@@ -73,6 +88,10 @@ pub struct Live {
     sieve: Array<MapData, u32>,
     shared: Array<MapData, u64>,
     per_cpu: PerCpuArray<MapData, [u64; 1 + loss::CLASSES]>,
+    python: HashMap<MapData, u32, Words<{ size_of::<PyEntry>() / 8 }>>,
+    images: HashMap<MapData, [u64; 2], Words<{ size_of::<PyImage>() / 8 }>>,
+    /// The programs that capture stacks are in place as long as these are.
+    next: Vec<ProgramArray<MapData>>,
     /// Position of the next record.
     pos: u64,
     captured: u64,
@@ -95,6 +114,7 @@ impl Live {
         // Before 5.11 there is no helper that returns a typed task.
         let have_task_btf = u32::from(KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, 11, 0)));
         let debug = u32::from(settings.debug);
+        let witnesses = if settings.stacks { syscalls::witnesses(Arch::native()) } else { [0; globals::SYSCALLS] };
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(&btf))
@@ -102,6 +122,8 @@ impl Live {
             .override_global(globals::CLASSES, &classes, true)
             .override_global(globals::HAVE_TASK_BTF, &have_task_btf, true)
             .override_global(globals::DEBUG, &debug, true)
+            .override_global(globals::WITNESSES, &witnesses, true)
+            .override_global(globals::STACK_BYTES, &settings.stack_bytes, true)
             .map_max_entries("EVENTS", settings.ring_size);
         let mut ebpf =
             loader.load(OBJECT).map_err(|error| explain(&error, "the kernel refused fdtrace's BPF object"))?;
@@ -121,6 +143,9 @@ impl Live {
         let sieve = Array::try_from(map(&mut ebpf, "SIEVE")?)?;
         let shared = Array::try_from(map(&mut ebpf, "SHARED")?)?;
         let per_cpu = PerCpuArray::try_from(map(&mut ebpf, "PER_CPU")?)?;
+        let python = HashMap::try_from(map(&mut ebpf, "PYTHON")?)?;
+        let images = HashMap::try_from(map(&mut ebpf, "IMAGES")?)?;
+        let next = if settings.stacks { chain(&mut ebpf, &btf)? } else { Vec::new() };
         // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let ring = ring.map_err(|error| anyhow!("cannot watch the ring buffer: {error}"))?;
@@ -131,6 +156,9 @@ impl Live {
             sieve,
             shared,
             per_cpu,
+            python,
+            images,
+            next,
             pos: 0,
             captured: 0,
             lost_epoch: 0,
@@ -162,6 +190,38 @@ impl Live {
         // A thread born meanwhile is reported by its fork.
         self.queued.extend(process::threads(tgid));
         Ok(())
+    }
+
+    /// Stacks are captured.
+    pub fn has_stacks(&self) -> bool {
+        !self.next.is_empty()
+    }
+
+    /// How many programs a traced process has run: to be asked for before its memory is looked at.
+    pub fn execs(&self, tgid: u32) -> Option<u32> {
+        self.traced.get(&tgid, 0).ok().map(|[_, execs, ..]| execs)
+    }
+
+    /// Tells the kernel side where a process keeps its Python frames. Has no effect on a program that the process has
+    /// begun to run since `execs`.
+    pub fn set_python(&mut self, tgid: u32, execs: u32, process: &PyProcess) -> Result<()> {
+        let entry = PyEntry { process: *process, execs, reserved: 0 };
+        self.python
+            .insert(tgid, Words::of(&entry), 0)
+            .with_context(|| format!("cannot tell the kernel side of the interpreter of process {tgid}"))
+    }
+
+    /// Takes back what was said of a process's interpreter.
+    pub fn forget_python(&mut self, tgid: u32) {
+        // It may be gone already.
+        let _ = self.python.remove(&tgid);
+    }
+
+    /// Tells the kernel side of a file that contains an interpreter.
+    pub fn add_image(&mut self, key: ImageKey, image: &PyImage) -> Result<()> {
+        self.images
+            .insert([key.inode, u64::from(key.dev)], Words::of(image), 0)
+            .context("cannot tell the kernel side of an interpreter's file")
     }
 
     /// Processes that are traced now.
@@ -324,6 +384,45 @@ impl Live {
         self.queued = learned;
         Ok(())
     }
+}
+
+/// A structure as the words of a map's value.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Words<const N: usize>([u64; N]);
+
+// SAFETY: integers.
+unsafe impl<const N: usize> aya::Pod for Words<N> {}
+
+impl<const N: usize> Words<N> {
+    fn of<T: Plain>(value: &T) -> Self {
+        let mut words = [0; N];
+        for (word, bytes) in words.iter_mut().zip(bytes_of(value).as_chunks::<8>().0) {
+            *word = u64::from_ne_bytes(*bytes);
+        }
+        Self(words)
+    }
+}
+
+/// Loads the programs that capture stacks and puts them where the hooks look. None where the kernel refuses them.
+fn chain(ebpf: &mut Ebpf, btf: &Btf) -> Result<Vec<ProgramArray<MapData>>> {
+    for (name, tracepoint, _) in NEXT {
+        let program: &mut BtfTracePoint = program(ebpf, name)?;
+        if let Err(error) = program.load(tracepoint, btf) {
+            let error = explain(&error, &format!("the kernel refused program `{name}`"));
+            log::warn!("no stacks and no owners, only calls: {error:#}");
+            return Ok(Vec::new());
+        }
+    }
+    let mut arrays: [ProgramArray<MapData>; 2] =
+        [ProgramArray::try_from(map(ebpf, "ENTER_NEXT")?)?, ProgramArray::try_from(map(ebpf, "EXIT_NEXT")?)?];
+    for (name, tracepoint, index) in NEXT {
+        let program: &mut BtfTracePoint = program(ebpf, name)?;
+        let fd = program.fd().with_context(|| format!("program `{name}` is not loaded"))?;
+        let array = &mut arrays[usize::from(tracepoint == "sys_exit")];
+        array.set(index, fd, 0).with_context(|| format!("cannot put program `{name}` in its place"))?;
+    }
+    Ok(arrays.into())
 }
 
 /// Space that a record takes in the ring: an 8-byte header, and padding to 8 bytes.

@@ -86,6 +86,13 @@ pub fn resolve(btf: &Btf<'_>, arch: Arch) -> Result<Offsets, MissingMember> {
         regs_ip: registers.ip,
         regs_sp: registers.sp,
         regs_bp: registers.bp,
+        regs_saved: registers.saved,
+        task_thread_pointer: match arch {
+            Arch::X86_64 => btf.offset("task_struct", "thread.fsbase")?,
+            Arch::Aarch64 => btf.offset("task_struct", "thread.uw.tp_value")?,
+        },
+        mm_start_code: btf.offset("mm_struct", "start_code")?,
+        bprm_file: btf.offset("linux_binprm", "file")?,
     })
 }
 
@@ -100,6 +107,7 @@ struct Registers {
     ip: u32,
     sp: u32,
     bp: u32,
+    saved: [u32; 5],
 }
 
 fn registers(btf: &Btf<'_>, arch: Arch) -> Result<Registers, MissingMember> {
@@ -111,6 +119,7 @@ fn registers(btf: &Btf<'_>, arch: Arch) -> Result<Registers, MissingMember> {
             ip: at("ip")?,
             sp: at("sp")?,
             bp: at("bp")?,
+            saved: [at("bx")?, at("r12")?, at("r13")?, at("r14")?, at("r15")?],
         }),
         // `regs[0]` holds the result at exit; `orig_x0` keeps the first argument.
         // `syscallno` is 32 bits wide, `orig_ax` 64: the lower 32 bits at the offset are the number on both.
@@ -122,6 +131,7 @@ fn registers(btf: &Btf<'_>, arch: Arch) -> Result<Registers, MissingMember> {
                 ip: at("pc")?,
                 sp: at("sp")?,
                 bp: x + 29 * 8,
+                saved: [x + 19 * 8, x + 20 * 8, x + 21 * 8, x + 22 * 8, x + 23 * 8],
             })
         }
     }

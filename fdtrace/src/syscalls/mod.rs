@@ -7,7 +7,10 @@ mod table;
 
 use std::sync::LazyLock;
 
-use fdtrace_common::{class, globals::SYSCALLS};
+use fdtrace_common::{
+    class::{self, witness},
+    globals::SYSCALLS,
+};
 
 pub use errno::errno_name;
 
@@ -52,6 +55,11 @@ const fn sys(name: &'static str, x86_64: u16, aarch64: u16, class: u8, fds: &'st
 }
 
 impl Syscall {
+    /// Is this the call's number, on any architecture?
+    pub fn is_number(&self, nr: u32) -> bool {
+        [self.x86_64, self.aarch64].into_iter().any(|known| known != NONE && u32::from(known) == nr)
+    }
+
     fn number(&self, arch: Arch) -> Option<usize> {
         let nr = match arch {
             Arch::X86_64 => self.x86_64,
@@ -124,6 +132,47 @@ pub fn classes(arch: Arch) -> [u8; SYSCALLS] {
         }
     }
     classes
+}
+
+/// Which witnesses the kernel side is to call.
+pub fn witnesses(arch: Arch) -> [u8; SYSCALLS] {
+    let mut witnesses = [0; SYSCALLS];
+    for call in table::TABLE {
+        if let Some(nr) = call.number(arch) {
+            witnesses[nr] = call.witnesses();
+        }
+    }
+    witnesses
+}
+
+impl Syscall {
+    /// Bits of [`witness`].
+    fn witnesses(&self) -> u8 {
+        let by_class = match self.class {
+            class::CLOSE | class::DUP2 | class::CLOSE_RANGE => witness::AT_ENTER,
+            class::EPOLL_CTL => witness::AT_ENTER,
+            class::RETURNS_FD | class::OPEN_PATH0 | class::OPEN_PATH1 | class::PAIR_AT0 | class::PAIR_AT3 => {
+                witness::AT_EXIT
+            }
+            class::IOCTL | class::EPOLL_WAIT => witness::BIND_ONCE,
+            class::FCNTL => witness::BIND_ONCE | witness::AT_EXIT,
+            class::NONE | class::CLONE | class::UNSHARE => 0,
+            // For what they say when they fail.
+            _ => witness::ON_FAILURE,
+        };
+        by_class
+            | match self.name {
+                // An object asks for this when it is given a number.
+                "fstat" => witness::BIND,
+                "newfstatat" => witness::BIND_EMPTY_PATH,
+                "mmap" => witness::MAPS,
+                "lseek" | "getsockname" | "getpeername" | "getsockopt" | "setsockopt" | "bind" | "listen"
+                | "connect" | "accept" | "accept4" | "sendto" | "recvfrom" | "read" | "write" | "readv" | "writev" => {
+                    witness::BIND_ONCE
+                }
+                _ => 0,
+            }
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 pub mod code;
 pub mod elf;
 pub mod interpreter;
+pub mod known;
 pub mod lines;
 pub mod maps;
 pub mod memory;

@@ -14,12 +14,18 @@ pub mod reader;
 pub mod unpack;
 pub mod writer;
 
-use fdtrace_common::wire::kind;
+use std::borrow::Cow;
+
+use fdtrace_common::{
+    wire::{self, bytes_of, kind},
+    witness::{self, Stack},
+};
 
 /// May records of this kind be written to a file?
 ///
 /// Only what is known to be harmless: copies of a program's stack hold whatever the program was working on, passwords
-/// included. A new kind is left out until somebody has thought about it and named it here.
+/// included. A new kind is left out until somebody has thought about it and named it here. Of a stack, what may be
+/// written is [`harmless`].
 pub fn may_be_recorded(record: u16) -> bool {
     matches!(
         record,
@@ -27,7 +33,19 @@ pub fn may_be_recorded(record: u16) -> bool {
             | kind::FORK..=kind::TABLE
             | kind::SNAP_ROW..=kind::SNAP_END
             | kind::LOST..=kind::SNAP_BEGIN
+            | witness::kind::STACK..=witness::kind::TYPE
     )
+}
+
+/// A record without the copy of the program's stack and without its registers.
+pub fn harmless(record: u16, bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if record != witness::kind::STACK {
+        return Some(Cow::Borrowed(bytes));
+    }
+    let (head, tail) = wire::read::<Stack>(bytes)?;
+    let frames = tail.get(..usize::try_from(head.frames).ok()?.checked_mul(size_of::<witness::PyFrame>())?)?;
+    let head = Stack { bp: 0, saved: [0; 5], stack_len: 0, ..head };
+    Some(Cow::Owned([bytes_of(&head), frames].concat()))
 }
 
 /// Made by the kernel side, so that it took room in the ring; the others are made by user space and took none.

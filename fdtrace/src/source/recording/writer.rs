@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{
     about::{About, End},
     frame::{COMPRESSED, Head, RAW_MAX, VERSION, block},
-    may_be_recorded,
+    harmless, may_be_recorded,
     pack::Packer,
     took_room,
 };
@@ -107,6 +107,8 @@ impl Recorder {
         if !may_be_recorded(header.kind) {
             return;
         }
+        let Some(record) = harmless(header.kind, record) else { return };
+        let record = &*record;
         if header.kind == kind::FOP_KIND && self.definitions.len() < DEFINITIONS_MAX {
             self.definitions.push(record.to_vec());
         }

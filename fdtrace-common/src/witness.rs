@@ -1,0 +1,317 @@
+//! Records and maps of the witnesses: stacks, code objects, owners. See [`crate::wire`] for the rest.
+//!
+//! A [`Stack`] precedes the record of the call it belongs to, with nothing of the same thread in between: it is built
+//! first, at the call's start or at its return. [`Stack::call_time`] is the call's `enter_time`: if one of the two is
+//! lost, the other is not attached to a stranger.
+
+use crate::{python::PyProcess, wire::Header};
+
+/// Values of [`Header::kind`], continued.
+pub mod kind {
+    /// [`super::Stack`], then frames, then bytes of the user stack.
+    pub const STACK: u16 = 64;
+    /// [`super::Code`], then the line table.
+    pub const CODE: u16 = 65;
+    /// [`super::Bind`].
+    pub const BIND: u16 = 66;
+    /// [`super::TypeDef`].
+    pub const TYPE: u16 = 67;
+}
+
+/// Python frames in one stack; the rest is marked as missing.
+pub const FRAMES_MAX: usize = 64;
+/// Objects of owner types found in the registers and near the top of the stack.
+pub const CANDIDATES_MAX: usize = 8;
+/// Bytes of a task's name, as Python keeps its characters.
+pub const TASK_NAME_MAX: usize = 64;
+/// Bytes of user stack in one record, at most: a per-CPU map has no elements above 32 KiB.
+pub const STACK_MAX: usize = 24 << 10;
+/// The user stack is read in steps of this many bytes: a read that crosses the end of the stack fails as a whole.
+pub const STACK_STEP: usize = 512;
+/// Bytes of a line table in a [`Code`] record.
+pub const TABLE_MAX: usize = (16 << 10) - 1;
+/// Bytes of a file name in a [`Code`] record, as Python keeps its characters.
+pub const FILE_MAX: usize = 255;
+/// The same for a function's qualified name.
+pub const NAME_MAX: usize = 127;
+
+/// Bits of [`Stack::notes`].
+pub mod note {
+    /// The process has a known interpreter, and the thread has a state in it.
+    pub const PYTHON: u32 = 1;
+    /// Outer Python frames are missing: there were too many, or memory could not be read.
+    pub const FRAMES_CUT: u32 = 2;
+    /// The name is a number: `Task-N`, in the first 8 bytes of the name.
+    pub const TASK_NUMBER: u32 = 4;
+    /// Taken when the call returned, not when it began.
+    pub const AT_EXIT: u32 = 8;
+    /// The interpreter's threads were searched and this one is not among them.
+    pub const NO_THREAD_STATE: u32 = 16;
+    /// No bytes of the user stack because the reader is behind.
+    pub const STACK_OMITTED: u32 = 32;
+    /// The user stack could not be read to its wanted length.
+    pub const STACK_CUT: u32 = 64;
+    /// The search for owners was made.
+    pub const SEARCHED: u32 = 128;
+}
+
+/// Where a candidate was found: [`Candidate::found`].
+pub mod found {
+    /// From here on the index of a word of the stack; below, of a register.
+    pub const STACK: u32 = 16;
+    /// The object that was last bound to the number that the call names, looked at again.
+    pub const BOUND: u32 = 0xffff;
+}
+
+/// What an object of an owner type owns: [`TypeDef::owns`], and the values of the map of types.
+pub mod owns {
+    pub const NOTHING: u32 = 0;
+    pub const FILE: u32 = 1;
+    pub const SOCKET: u32 = 2;
+    pub const EPOLL: u32 = 3;
+}
+
+/// `_io.FileIO` keeps this bit behind its number: it closes the number.
+pub const CLOSEFD: u32 = 1 << 6;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Candidate {
+    pub object: u64,
+    pub class: u64,
+    /// The object's descriptor.
+    pub fd: i32,
+    /// The four bytes behind it.
+    pub behind: u32,
+    pub found: u32,
+    /// One of [`owns`].
+    pub owns: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PyFrame {
+    /// Address of the code object.
+    pub code: u64,
+    /// Position in its instructions, bytes; -1: before the first.
+    pub offset: i32,
+    pub checksum: u32,
+    pub code_version: u32,
+    /// Tells apart what the checksum does not: see [`Code::fingerprint`].
+    pub fingerprint: u32,
+}
+
+/// Who is about to do, or has just done, what the next call of this thread reports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Stack {
+    pub header: Header,
+    /// `enter_time` of the call.
+    pub call_time: u64,
+    pub ip: u64,
+    pub sp: u64,
+    pub bp: u64,
+    /// Callee-saved registers: x86-64 rbx, r12, r13, r14, r15.
+    pub saved: [u64; 5],
+    /// Address of the running asyncio task; 0: none, or not known.
+    pub task: u64,
+    pub nr: u32,
+    pub frames: u32,
+    pub candidates: u32,
+    pub notes: u32,
+    pub task_name_len: u32,
+    /// Bytes per character of the name.
+    pub task_name_width: u32,
+    pub stack_len: u32,
+    pub reserved: u32,
+    pub candidate: [Candidate; CANDIDATES_MAX],
+    pub task_name: [u8; TASK_NAME_MAX],
+}
+
+/// A code object, on first sight. Its strings are cut at their limits; [`crate::wire::flag::TRUNCATED`] says so.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Code {
+    pub header: Header,
+    pub code: u64,
+    pub checksum: u32,
+    pub code_version: u32,
+    pub first_line: u32,
+    /// `PyOffsets::version`: the form of the line table.
+    pub python: u32,
+    /// Bytes and bytes per character.
+    pub file_len: u32,
+    pub file_width: u32,
+    pub name_len: u32,
+    pub name_width: u32,
+    /// Bytes that follow, and bytes that there are.
+    pub table_len: u32,
+    pub table_total: u32,
+    /// Of the addresses of its parts and the front of its line table. Modules are freed once they have run, and the
+    /// next one is given the same address; all modules have the same checksum.
+    pub fingerprint: u32,
+    pub reserved: u32,
+    pub file: [u8; FILE_MAX + 1],
+    pub name: [u8; NAME_MAX + 1],
+}
+
+/// An object was seen to hold the number that a successful-to-be call uses. `header.table` is the table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bind {
+    pub header: Header,
+    pub object: u64,
+    pub class: u64,
+    /// `struct file` in the slot.
+    pub file: u64,
+    pub fd: i32,
+    pub owns: u32,
+    /// Another object that was bound to the number before and still holds it; 0: none.
+    pub other: u64,
+}
+
+/// A type whose objects own descriptors.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct TypeDef {
+    pub header: Header,
+    pub class: u64,
+    pub owns: u32,
+    pub name_len: u32,
+    pub name: [u8; 64],
+}
+
+crate::wire::plain! {
+    Candidate = 32,
+    PyFrame = 24,
+    Stack = 32 + 32 + 40 + 8 + 32 + 256 + 64,
+    Code = 32 + 8 + 48 + 256 + 128,
+    Bind = 72,
+    TypeDef = 112,
+    CodeKey = 32,
+    ClassKey = 16,
+    SlotKey = 16,
+    Holder = 24,
+    ImageKey = 16,
+    PyProcess = 256,
+    PyEntry = 264,
+    PyImage = 280,
+}
+
+macro_rules! zeroed_default {
+    ($($t:ty),+) => { $(
+        impl Default for $t {
+            fn default() -> Self {
+                // SAFETY: nothing but integers, for which zero is a value.
+                unsafe { core::mem::zeroed() }
+            }
+        }
+    )+ };
+}
+zeroed_default!(Stack, Code, TypeDef);
+
+// What follows is shared through maps.
+
+/// Room for one [`Stack`] with all that follows it.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct StackRoom {
+    pub stack: Stack,
+    /// Frames, then bytes of the user stack.
+    pub tail: [u8; FRAMES_MAX * size_of::<PyFrame>() + STACK_MAX + STACK_STEP],
+}
+
+/// Room for one [`Code`] with its table.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct CodeRoom {
+    pub code: Code,
+    pub table: [u8; TABLE_MAX + 1],
+}
+
+/// A code object that was defined.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CodeKey {
+    pub code: u64,
+    pub tgid: u32,
+    /// How many programs the process has run: addresses mean nothing beyond an exec.
+    pub execs: u32,
+    pub checksum: u32,
+    pub code_version: u32,
+    pub fingerprint: u32,
+    pub reserved: u32,
+}
+
+/// A type, or an object, of a process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClassKey {
+    pub address: u64,
+    pub tgid: u32,
+    pub execs: u32,
+}
+
+/// A number of a process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SlotKey {
+    pub tgid: u32,
+    pub execs: u32,
+    pub fd: u32,
+    pub reserved: u32,
+}
+
+/// The object last bound to a number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Holder {
+    /// 0: none yet.
+    pub object: u64,
+    pub class: u64,
+    /// How often it was searched for.
+    pub searches: u32,
+    pub owns: u32,
+}
+
+/// The interpreter of a process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PyEntry {
+    pub process: PyProcess,
+    /// The program it belongs to: see [`CodeKey::execs`].
+    pub execs: u32,
+    pub reserved: u32,
+}
+
+/// Which file, as the kernel numbers them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ImageKey {
+    pub inode: u64,
+    /// `major << 20 | minor`.
+    pub dev: u32,
+    pub reserved: u32,
+}
+
+/// A file that contains an interpreter.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PyImage {
+    /// In the file's own addresses.
+    pub process: PyProcess,
+    /// Address of the first executable segment, and its offset in the file.
+    pub code_address: u64,
+    pub code_offset: u64,
+    /// One of [`image`].
+    pub form: u64,
+}
+
+/// Values of [`PyImage::form`].
+pub mod image {
+    /// A program with fixed addresses.
+    pub const FIXED: u64 = 1;
+    /// A program that is loaded anywhere.
+    pub const PROGRAM: u64 = 2;
+    pub const LIBRARY: u64 = 3;
+}

@@ -1,0 +1,360 @@
+//! Who makes the call: registers, Python frames, owner candidates and a copy of the stack, as one record.
+//!
+//! These programs are reached from the hooks on system calls by tail call, where the kernel accepted them; where it did
+//! not, the hooks do without. The record precedes the call's own.
+
+use core::ffi::c_void;
+
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE};
+use fdtrace_common::{
+    class::{self, witness},
+    python::PyProcess,
+    wire::{TracedProcess, kind as wire_kind, loss},
+    witness::{
+        FRAMES_MAX, ImageKey, PyEntry, PyFrame, PyImage, STACK_MAX, STACK_STEP, Stack, StackRoom, image, kind, note,
+    },
+};
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+
+use crate::{
+    emit::{self, Subject},
+    filter::{self, Task},
+    kernel::{Files, member, offset, read},
+    maps::{EVENTS, IMAGES, PYTHON, STACK_ROOM, WALK},
+    owner, python, syscalls,
+    walk::{SEARCH_REGISTERS, SEARCH_WORDS, Walk, copy},
+};
+
+#[unsafe(no_mangle)]
+static STACK_BYTES: [u32; 2] = [0; 2];
+
+const AT_EMPTY_PATH: u64 = 0x1000;
+
+/// The call begins.
+#[inline(always)]
+pub fn at_enter(regs: *const c_void, nr: u64) {
+    let wants = filter::witnesses(nr);
+    let Some(task) = filter::current() else { return };
+    let start = syscalls::started(task.tid);
+    let Some(walk) = prepare(&task) else { return };
+    // SAFETY: `walk` is this processor's room, and prepared.
+    unsafe {
+        let fd = syscalls::arg(regs, 0) as u32;
+        let has_python = interpreter(walk, &task);
+        if wants & witness::AT_ENTER == 0 {
+            if !has_python {
+                return;
+            }
+            let always = wants & witness::BIND != 0
+                || (wants & witness::BIND_EMPTY_PATH != 0 && syscalls::arg(regs, 3) & AT_EMPTY_PATH != 0);
+            if wants & witness::BIND_EMPTY_PATH != 0 && !always {
+                return;
+            }
+            if owner::wanted(walk, fd, always) {
+                registers(walk, regs);
+                stack_words(walk);
+                owner::search(walk);
+                owner::bind(walk, fd);
+            }
+            return;
+        }
+        let mut notes = 0;
+        if has_python {
+            notes = python::frames(walk);
+        }
+        let class = filter::class(nr);
+        begin(walk, regs, nr, start.time);
+        if has_python {
+            notes |= python::task(walk);
+            stack_words(walk);
+            owner::search(walk);
+            if class == class::EPOLL_CTL {
+                owner::bind(walk, fd);
+            }
+            owner::let_go(walk);
+            if class == class::CLOSE {
+                owner::holder(walk, fd);
+            }
+            notes |= note::SEARCHED;
+        }
+        finish(walk, &task, has_python, notes);
+    }
+}
+
+/// The call has returned, and its record is to follow.
+#[inline(always)]
+pub fn at_exit(regs: *const c_void, ret: i64) {
+    // SAFETY: typed by the tracepoint; the offset comes from BTF.
+    let nr: u64 = unsafe { member(regs, offset!(regs_nr)) };
+    let wants = filter::witnesses(nr);
+    let Some(task) = filter::current() else { return };
+    let start = syscalls::started(task.tid);
+    let Some(walk) = prepare(&task) else { return };
+    // SAFETY: `walk` is this processor's room, and prepared.
+    unsafe {
+        if wants & witness::MAPS != 0 && ret > 0 {
+            library(walk, &task, regs, ret as u64);
+            return;
+        }
+        let mut notes = note::AT_EXIT;
+        let has_python = interpreter(walk, &task);
+        if has_python {
+            notes |= python::frames(walk);
+        }
+        begin(walk, regs, nr, start.time);
+        if has_python {
+            notes |= python::task(walk);
+            if ret >= 0 {
+                owner::forget(task.tgid, (*walk).execs, ret as u32);
+            } else {
+                stack_words(walk);
+                owner::search(walk);
+                notes |= note::SEARCHED;
+            }
+        }
+        finish(walk, &task, has_python, notes);
+    }
+}
+
+#[inline(always)]
+fn prepare(task: &Task) -> Option<*mut Walk> {
+    let walk = WALK.get_ptr_mut(0)?;
+    // SAFETY: this processor's room, and a live element of a hash map.
+    unsafe {
+        (*walk).tgid = task.tgid;
+        (*walk).tid = task.tid;
+        (*walk).execs = (*task.process).execs;
+        (*walk).frames = 0;
+        (*walk).candidates = 0;
+    }
+    Some(walk)
+}
+
+/// Copies what is known of the process's interpreter. `false`: nothing.
+#[inline(always)]
+unsafe fn interpreter(walk: *mut Walk, task: &Task) -> bool {
+    // SAFETY: a live element of a hash map, and this processor's room.
+    unsafe {
+        let Some(known) = PYTHON.get_ptr(&task.tgid) else { return false };
+        if (*known).execs != (*walk).execs {
+            return false;
+        }
+        let to = (&raw mut (*walk).python).cast::<c_void>();
+        bpf_probe_read_kernel(to, size_of::<PyProcess>() as u32, known.cast()) == 0
+    }
+}
+
+/// Takes the registers that may hold `self`, and the stack pointer.
+#[inline(always)]
+unsafe fn registers(walk: *mut Walk, regs: *const c_void) {
+    // SAFETY: `regs` is typed by the tracepoint; the offsets come from BTF.
+    unsafe {
+        (*walk).sp = member(regs, offset!(regs_sp));
+        (*walk).words[0] = member(regs, offset!(regs_bp));
+        (*walk).words[1] = member(regs, offset!(regs_saved[0]));
+        (*walk).words[2] = member(regs, offset!(regs_saved[1]));
+        (*walk).words[3] = member(regs, offset!(regs_saved[2]));
+        (*walk).words[4] = member(regs, offset!(regs_saved[3]));
+        (*walk).words[5] = member(regs, offset!(regs_saved[4]));
+    }
+}
+
+/// Copies the words that are searched.
+#[inline(always)]
+unsafe fn stack_words(walk: *mut Walk) {
+    // SAFETY: the room has that many words.
+    unsafe {
+        let words = (&raw mut (*walk).words).cast::<u64>().add(SEARCH_REGISTERS).cast::<u8>();
+        let sp = (*walk).sp;
+        let step = STACK_STEP as u32;
+        let mut count = SEARCH_REGISTERS as u32;
+        if copy(words, step, sp) {
+            count += step / 8;
+            if copy(words.add(STACK_STEP), step, sp.wrapping_add(u64::from(step))) {
+                count += step / 8;
+            }
+        }
+        (*walk).word_count = count;
+    }
+}
+
+/// Fills the head of the record, and the registers.
+#[inline(always)]
+unsafe fn begin(walk: *mut Walk, regs: *const c_void, nr: u64, call_time: u64) {
+    let Some(room) = STACK_ROOM.get_ptr_mut(0) else { return };
+    // SAFETY: this processor's rooms; `regs` is typed by the tracepoint.
+    unsafe {
+        registers(walk, regs);
+        let stack = &raw mut (*room).stack;
+        (*stack).call_time = call_time;
+        (*stack).ip = member(regs, offset!(regs_ip));
+        (*stack).sp = (*walk).sp;
+        (*stack).bp = (*walk).words[0];
+        (*stack).saved[0] = (*walk).words[1];
+        (*stack).saved[1] = (*walk).words[2];
+        (*stack).saved[2] = (*walk).words[3];
+        (*stack).saved[3] = (*walk).words[4];
+        (*stack).saved[4] = (*walk).words[5];
+        (*stack).task = 0;
+        (*stack).task_name_len = 0;
+        (*stack).task_name_width = 1;
+        (*stack).nr = nr as u32;
+        (*stack).reserved = 0;
+    }
+}
+
+/// Appends the copy of the stack and sends the record.
+#[inline(always)]
+unsafe fn finish(walk: *mut Walk, task: &Task, has_python: bool, notes: u32) {
+    let Some(room) = STACK_ROOM.get_ptr_mut(0) else { return };
+    let mut notes = notes;
+    // SAFETY: this processor's rooms; the bounds of every write are checked.
+    unsafe {
+        let stack = &raw mut (*room).stack;
+        let frames = (*walk).frames & (2 * FRAMES_MAX as u32 - 1);
+        let frames = if frames > FRAMES_MAX as u32 { FRAMES_MAX as u32 } else { frames };
+        let tail = frames as usize * size_of::<PyFrame>();
+        let want = stack_bytes(has_python);
+        let mut len = 0usize;
+        if want > 0 && !emit::room_for_stack() {
+            notes |= note::STACK_OMITTED;
+        } else if want > 0 {
+            for step in 0..STACK_MAX / STACK_STEP {
+                if step * STACK_STEP >= want {
+                    break;
+                }
+                let to = (&raw mut (*room).tail).cast::<u8>().add(tail + step * STACK_STEP);
+                if !copy(to, STACK_STEP as u32, (*walk).sp.wrapping_add((step * STACK_STEP) as u64)) {
+                    notes |= note::STACK_CUT;
+                    break;
+                }
+                len = (step + 1) * STACK_STEP;
+            }
+        }
+        if !has_python && len == 0 {
+            return;
+        }
+        (*stack).frames = frames;
+        (*stack).candidates = (*walk).candidates;
+        (*stack).stack_len = len as u32;
+        (*stack).notes = notes;
+        let files = Files::of_current();
+        let who = Subject { tgid: task.tgid, tid: task.tid, table: files.files };
+        emit::fill_header(&raw mut (*stack).header, kind::STACK, 0, who);
+        let len = size_of::<Stack>() + tail + len;
+        let len = if len > size_of::<StackRoom>() { size_of::<StackRoom>() } else { len };
+        emit::bytes(core::slice::from_raw_parts(room.cast::<u8>(), len), loss::RING_STACK);
+    }
+}
+
+/// How much of the stack is wanted, a multiple of the step.
+#[inline(always)]
+fn stack_bytes(has_python: bool) -> usize {
+    let which = (&raw const STACK_BYTES).cast::<u32>();
+    // SAFETY: two words; volatile because user space replaces them before load.
+    let bytes = unsafe { if has_python { which.read_volatile() } else { which.add(1).read_volatile() } };
+    bytes as usize
+}
+
+/// A new program: what is known of its file is what the process begins with.
+#[inline(always)]
+pub fn executed(process: *mut TracedProcess, tgid: u32, bprm: *const c_void) {
+    // SAFETY: a live element of a hash map; `bprm` is typed by the tracepoint.
+    unsafe {
+        (*process).execs = (*process).execs.wrapping_add(1);
+        let _ = PYTHON.remove(&tgid);
+        let file: u64 = member(bprm, offset!(bprm_file));
+        let Some(image) = image_of(file) else { return };
+        let bias = match (*image).form {
+            image::FIXED => 0,
+            image::PROGRAM => {
+                let task = aya_ebpf::helpers::bpf_get_current_task();
+                let mm = read::<u64>(task + offset!(task_mm) as u64);
+                read::<u64>(mm + offset!(mm_start_code) as u64).wrapping_sub((*image).code_address)
+            }
+            _ => return,
+        };
+        install(process, tgid, image, bias);
+    }
+}
+
+/// A file was mapped: is it an interpreter's code?
+#[inline(always)]
+unsafe fn library(walk: *mut Walk, task: &Task, regs: *const c_void, at: u64) {
+    const PROT_EXEC: u64 = 4;
+    // SAFETY: live elements of maps; `regs` is typed by the tracepoint.
+    unsafe {
+        if PYTHON.get_ptr(&task.tgid).is_some() || syscalls::arg(regs, 2) & PROT_EXEC == 0 {
+            return;
+        }
+        let file = Files::of_current().file(syscalls::arg(regs, 4));
+        let Some(image) = image_of(file) else { return };
+        if (*image).form != image::LIBRARY || (*image).code_offset & !0xfff != syscalls::arg(regs, 5) {
+            return;
+        }
+        let _ = walk;
+        install(task.process, task.tgid, image, at.wrapping_sub((*image).code_address & !0xfff));
+    }
+}
+
+#[inline(always)]
+fn image_of(file: u64) -> Option<*const PyImage> {
+    let inode = read::<u64>(file + offset!(file_f_inode) as u64);
+    let sb = read::<u64>(inode + offset!(inode_i_sb) as u64);
+    let key = ImageKey {
+        inode: read::<u64>(inode + offset!(inode_i_ino) as u64),
+        dev: read::<u32>(sb + offset!(sb_s_dev) as u64),
+        reserved: 0,
+    };
+    IMAGES.get_ptr(&key)
+}
+
+#[inline(always)]
+unsafe fn install(process: *mut TracedProcess, tgid: u32, image: *const PyImage, bias: u64) {
+    let Some(walk) = WALK.get_ptr_mut(0) else { return };
+    // SAFETY: this processor's room, and live elements of maps.
+    unsafe {
+        let python = &raw mut (*walk).python;
+        if bpf_probe_read_kernel(python.cast(), size_of::<PyProcess>() as u32, image.cast()) != 0 {
+            return;
+        }
+        (*python).runtime = (*python).runtime.wrapping_add(bias);
+        (*python).code_type = (*python).code_type.wrapping_add(bias);
+        (*python).type_type = (*python).type_type.wrapping_add(bias);
+        (*python).unicode_type = (*python).unicode_type.wrapping_add(bias);
+        (*python).long_type = (*python).long_type.wrapping_add(bias);
+        (*python).builtin_type = (*python).builtin_type.wrapping_add(bias);
+        (*walk).python_execs = (*process).execs;
+        (*walk).python_reserved = 0;
+        // If there is no room, the process goes without.
+        let _ = PYTHON.insert(&tgid, &*python.cast::<PyEntry>(), 0);
+    }
+}
+
+/// A child that is a process of its own has its parent's interpreter, at the same addresses. It has run as many
+/// programs as its parent, for what that is compared with.
+#[inline(always)]
+pub fn forked(tgid: u32, child: u32, execs: u32) {
+    if let Some(process) = filter::process(child) {
+        // SAFETY: a live element of a hash map; the child has not run yet.
+        unsafe { (*process).execs = execs };
+    }
+    if let Some(known) = PYTHON.get_ptr(&tgid) {
+        // SAFETY: a live element of a hash map. If there is no room, the child goes without.
+        let _ = PYTHON.insert(&child, unsafe { &*known }, 0);
+    }
+}
+
+#[inline(always)]
+pub fn gone(tgid: u32) {
+    let _ = PYTHON.remove(&tgid);
+}
+
+/// The ring is so empty that copies of stacks do not endanger what matters more.
+#[inline(always)]
+pub fn ring_is_below(numerator: u64) -> bool {
+    EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) * 4 < EVENTS.query(u64::from(BPF_RB_RING_SIZE)) * numerator
+}
+
+const _: () = assert!(SEARCH_WORDS * 8 == 2 * STACK_STEP && wire_kind::TICK < kind::STACK);

@@ -1,0 +1,103 @@
+//! What a walk through user memory needs beside the record it builds, and how that memory is read.
+//!
+//! Loops are callbacks of `bpf_loop`, and what they work on is in a per-CPU map and not on the stack, so that the
+//! verifier sees each body once.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use fdtrace_common::{python::PyProcess, witness::STACK_STEP};
+
+/// Words of the stack that are searched for owners.
+pub const SEARCH_WORDS: usize = 128;
+/// Registers in front of them.
+pub const SEARCH_REGISTERS: usize = 6;
+pub const WORDS: usize = (SEARCH_REGISTERS + SEARCH_WORDS).next_power_of_two();
+/// Size of the copies of a frame and of a code object.
+pub const COPY: usize = 256;
+
+/// State of one walk.
+#[repr(C, align(8))]
+pub struct Walk {
+    pub python: PyProcess,
+    /// Behind the interpreter, as in [`fdtrace_common::witness::PyEntry`].
+    pub python_execs: u32,
+    pub python_reserved: u32,
+    pub frame: [u64; COPY / 8],
+    pub code: [u64; COPY / 8],
+    /// Registers, then words of the stack; a power of two, so that a masked index is inside.
+    pub words: [u64; WORDS],
+    pub text: [u64; 8],
+    pub tgid: u32,
+    pub tid: u32,
+    pub execs: u32,
+    pub frames: u32,
+    /// The thread pointer.
+    pub thread: u64,
+    /// Next in the list of interpreters, and next thread state of the current one.
+    pub interpreter: u64,
+    pub state: u64,
+    /// The thread's state, and one that has no frames.
+    pub found: u64,
+    pub idle: u64,
+    /// The next frame.
+    pub next: u64,
+    /// The frame of the event loop that runs a task; 1: the search has ended without.
+    pub handle_frame: u64,
+    pub cut: u32,
+    pub candidates: u32,
+    pub sp: u64,
+    pub process: u64,
+    pub wanted_fd: u32,
+    pub word_count: u32,
+}
+
+/// The size and alignment that a word in a copy at most has.
+const WORD_MASK: u32 = (COPY as u32 - 1) & !7;
+const INT_MASK: u32 = (COPY as u32 - 1) & !3;
+
+/// The 8 bytes at `at` of a copy; offsets outside of it lead somewhere inside, and to nonsense.
+#[inline(always)]
+pub fn word(copy: *const u64, at: u32) -> u64 {
+    // SAFETY: the mask keeps the read aligned and inside the copy.
+    unsafe { copy.byte_add((at & WORD_MASK) as usize).read_volatile() }
+}
+
+#[inline(always)]
+pub fn int(copy: *const u64, at: u32) -> u32 {
+    // SAFETY: as above.
+    unsafe { copy.byte_add((at & INT_MASK) as usize).cast::<u32>().read_volatile() }
+}
+
+#[inline(always)]
+pub fn byte(copy: *const u64, at: u32) -> u8 {
+    // SAFETY: as above.
+    unsafe { copy.byte_add((at & (COPY as u32 - 1)) as usize).cast::<u8>().read_volatile() }
+}
+
+/// Reads user memory; `false`: it could not be read, and the copy is zeros.
+///
+/// # Safety
+/// `to` has room for `size` bytes.
+#[inline(always)]
+pub unsafe fn copy(to: *mut u8, size: u32, from: u64) -> bool {
+    // SAFETY: by the caller's promise; the helper checks the user address.
+    unsafe { bpf_probe_read_user(to.cast::<c_void>(), size, from as *const c_void) == 0 }
+}
+
+/// A word of user memory; `None`: it cannot be read.
+#[inline(always)]
+pub fn user_word(at: u64) -> Option<u64> {
+    let mut value = 0u64;
+    // SAFETY: a local of that size.
+    unsafe { copy((&raw mut value).cast(), 8, at) }.then_some(value)
+}
+
+#[inline(always)]
+pub fn user_int(at: u64) -> Option<u32> {
+    let mut value = 0u32;
+    // SAFETY: a local of that size.
+    unsafe { copy((&raw mut value).cast(), 4, at) }.then_some(value)
+}
+
+const _: () = assert!(STACK_STEP == 512 && COPY.is_power_of_two());

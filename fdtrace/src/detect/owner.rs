@@ -1,0 +1,225 @@
+//! What objects do to numbers: `foreign-close`, `stale-close` proven, `two-owners`.
+//!
+//! * `foreign-close`: a close that no owner made hit a generation whose owner still held the number at that moment. The
+//!   root cause, before it does damage. Proven: the object's own field was read in the kernel when the close began.
+//! * `stale-close`: an object that was bound to an earlier generation closes a later one. Proven at the close itself: the
+//!   object was bound, its generation was closed behind its back while it held the number, and now it has let go of it.
+//! * `two-owners`: an object was bound to a generation that another object is bound to, and both hold the number.
+//!
+//! A thread that closes neighbouring numbers one after the other cleans up and is not blamed: see the storms of `close`.
+
+use std::{collections::HashMap, rc::Rc};
+
+use crate::{
+    model::{Change, World, owner::Owner, table::SlotId},
+    order::{How, Stamp},
+};
+
+use super::{
+    Cause, Incidents,
+    evidence::{self, act, comm, history, mark},
+    finding::{Confidence, Finding, Name, Role, Severity, Verb},
+    rules,
+};
+
+/// Closes of neighbouring numbers by one thread, from which on they are a clean-up.
+const CLEAN_UP: u32 = 3;
+
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    /// The number each thread closed last, and how many neighbours before it in a row.
+    runs: HashMap<u32, (i32, u32)>,
+}
+
+impl Rules {
+    pub(super) fn on(
+        &mut self,
+        change: &Change,
+        world: &World,
+        incidents: &mut Incidents,
+        findings: &mut Vec<Finding>,
+    ) {
+        match change {
+            Change::Removed { slot, number, how: How::Closed, by, .. }
+                if by.sys.is_some_and(|sys| sys.name == "close") =>
+            {
+                let run = self.run(by.tid, slot.fd);
+                if let Some((owner, bound)) = by.part.by.as_ref().filter(|(_, bound)| bound < number) {
+                    findings.push(stale_close(*slot, *number, *bound, owner, by, world, incidents));
+                } else if let Some(owner) = &by.part.against
+                    && run < CLEAN_UP
+                {
+                    findings.push(foreign_close(*slot, *number, owner, by, world, incidents));
+                }
+            }
+            Change::Installed { by, .. } => {
+                self.runs.remove(&by.tid);
+            }
+            Change::Bound { slot, number, owner, other: Some(other), at, process } => {
+                findings.push(two_owners(*slot, *number, [other, owner], (*process, at.time), world, incidents));
+            }
+            Change::Exited { process, .. } => {
+                self.runs.remove(process);
+            }
+            _ => {}
+        }
+    }
+
+    /// Length of the run of neighbouring closes that this one belongs to.
+    fn run(&mut self, tid: u32, fd: i32) -> u32 {
+        let run = self.runs.entry(tid).or_insert((fd, 0));
+        let neighbours = (fd - run.0).abs() == 1;
+        *run = (fd, if neighbours { run.1 + 1 } else { 0 });
+        run.1
+    }
+}
+
+/// The generation and its owner at once: nothing is missing from either.
+fn confidence(slot: SlotId, since: u32, world: &World) -> (Confidence, bool) {
+    let born = world.slot(slot).and_then(|state| state.life(since)).map(|life| (life.born.exit.time, life.ambiguous));
+    let complete =
+        world.tables.get(&slot.table).is_some_and(|table| born.is_some_and(|(born, _)| table.complete_since(born)));
+    match (complete, born) {
+        (true, Some((_, false))) => (Confidence::Proven, true),
+        (true, _) => (Confidence::Likely, true),
+        (false, _) => (Confidence::Possible, false),
+    }
+}
+
+fn stale_close(
+    slot: SlotId,
+    number: u32,
+    bound: u32,
+    owner: &Rc<Owner>,
+    by: &Rc<Stamp>,
+    world: &World,
+    incidents: &mut Incidents,
+) -> Finding {
+    let SlotId { fd, .. } = slot;
+    let (confidence, complete) = confidence(slot, bound, world);
+    let culprit = act(by, fd, Verb::Closed)
+        .of_generation(number)
+        .with_role(Role::Culprit, &format!("by the owner of generation {bound}, which was gone"));
+    let state = world.slot(slot);
+    let root = state.and_then(|state| state.life(bound)).and_then(|life| evidence::end(world, slot, life));
+    let root = root.map(|root| root.with_role(Role::RootCause, "closed behind the object's back"));
+    let victim = state.and_then(|state| state.life(number)).map(|life| evidence::birth(world, slot, life));
+    let victim = victim.map(|victim| victim.with_role(Role::Victim, "lost its descriptor"));
+    let mut timeline = Vec::new();
+    for life in state.into_iter().flat_map(|state| state.lives()) {
+        // What came in between matters less, and there may be much of it.
+        if life.number == bound || life.number == number {
+            timeline.push(evidence::birth(world, slot, life));
+            timeline.extend(evidence::end(world, slot, life));
+        }
+    }
+    for part in [&root, &victim, &Some(culprit.clone())].into_iter().flatten() {
+        mark(&mut timeline, part);
+    }
+    let thief = evidence::owner(owner);
+    let incident = incidents.number(Cause::Generation(slot, bound));
+    // What its victim does next follows from the same.
+    incidents.join(Cause::Generation(slot, number), incident);
+    Finding {
+        rule: "stale-close",
+        confidence,
+        severity: severity("stale-close"),
+        incident,
+        pid: by.tgid,
+        process: comm(world, by.tgid),
+        fd,
+        generation: Some(number),
+        message: format!(
+            "fd {fd} was closed by an object that no longer owns it: {} {:#x} owned generation {bound}, this is \
+             generation {number}",
+            thief.kind, thief.address
+        ),
+        culprit: Some(culprit),
+        victim,
+        root_cause: root,
+        timeline,
+        advice: rules::advice("stale-close"),
+        complete,
+        time: by.at.exit.time,
+    }
+}
+
+fn foreign_close(
+    slot: SlotId,
+    number: u32,
+    owner: &Rc<Owner>,
+    by: &Rc<Stamp>,
+    world: &World,
+    incidents: &mut Incidents,
+) -> Finding {
+    let SlotId { fd, .. } = slot;
+    let (confidence, complete) = confidence(slot, number, world);
+    let culprit =
+        act(by, fd, Verb::Closed).of_generation(number).with_role(Role::Culprit, "closed behind the object's back");
+    let victim = world.slot(slot).and_then(|state| state.life(number));
+    let victim = victim.map(|life| evidence::birth(world, slot, life)).map(|mut victim| {
+        victim.who.owner = Some(evidence::owner(owner));
+        victim.with_role(Role::Victim, "the object still holds the number, and will use and close it again")
+    });
+    let mut timeline = history(world, slot, number);
+    for part in [&victim, &Some(culprit.clone())].into_iter().flatten() {
+        mark(&mut timeline, part);
+    }
+    let owned = evidence::owner(owner);
+    Finding {
+        rule: "foreign-close",
+        confidence,
+        severity: severity("foreign-close"),
+        incident: incidents.number(Cause::Generation(slot, number)),
+        pid: by.tgid,
+        process: comm(world, by.tgid),
+        fd,
+        generation: Some(number),
+        message: format!("fd {fd} was closed behind the back of its owner {} {:#x}", owned.kind, owned.address),
+        culprit: Some(culprit),
+        victim,
+        root_cause: None,
+        timeline,
+        advice: rules::advice("foreign-close"),
+        complete,
+        time: by.at.exit.time,
+    }
+}
+
+fn two_owners(
+    slot: SlotId,
+    number: u32,
+    owners: [&Rc<Owner>; 2],
+    (process, time): (u32, u64),
+    world: &World,
+    incidents: &mut Incidents,
+) -> Finding {
+    let SlotId { fd, .. } = slot;
+    let (confidence, complete) = confidence(slot, number, world);
+    let [first, second] = owners.map(|owner| evidence::owner(owner));
+    Finding {
+        rule: "two-owners",
+        confidence,
+        severity: severity("two-owners"),
+        incident: incidents.number(Cause::Generation(slot, number)),
+        pid: process,
+        process: world.processes.get(&process).map_or_else(Name::default, |process| Name(Rc::clone(&process.comm))),
+        fd,
+        generation: Some(number),
+        message: format!(
+            "fd {fd} has two owners: {} {:#x} and {} {:#x} will both close it",
+            first.kind, first.address, second.kind, second.address
+        ),
+        culprit: None,
+        victim: None,
+        root_cause: None,
+        timeline: history(world, slot, number),
+        advice: rules::advice("two-owners"),
+        complete,
+        time,
+    }
+}
+
+fn severity(rule: &str) -> Severity {
+    rules::find(rule).map_or(Severity::High, |rule| rule.severity)
+}

@@ -1,0 +1,159 @@
+//! Which object owns which generation, concluded from what objects hold at the moments when they are seen.
+//!
+//! An object is *bound* to the generation whose number it holds while a call uses that number. All owners that we know
+//! forget their number before they close it: so an object that was bound to a number, and holds none at the moment the
+//! number is closed, is who closes it. If that number has had another generation since, the object is late: its own
+//! generation was closed behind its back.
+//!
+//! A bond outlives its generation only on evidence: the object still held the number when somebody else closed it. Any
+//! other end (a lost record, an exec, an object that has let go) breaks it, for an address alone proves nothing.
+
+use std::{collections::HashMap, rc::Rc};
+
+use crate::who::sighting::{Candidate, OwnerClass, Sighting};
+
+use super::table::SlotId;
+
+/// An object that owns a number.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub object: u64,
+    pub class: Rc<OwnerClass>,
+}
+
+#[derive(Debug)]
+struct Bond {
+    owner: Rc<Owner>,
+    slot: SlotId,
+    number: u32,
+    /// Its generation was closed by somebody else, and it does not know.
+    orphaned: bool,
+}
+
+/// What is known of the object behind a call.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    /// The object that makes the call, and the generation that it was bound to.
+    pub by: Option<(Rc<Owner>, u32)>,
+    /// The object that held the number and was not asked: the call closes it behind its back.
+    pub against: Option<Rc<Owner>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    /// By process and address.
+    bonds: HashMap<(u32, u64), Bond>,
+}
+
+impl Owners {
+    /// An object was seen to hold the number of a live generation. Returns the owner if it is a new one.
+    pub(super) fn bind(
+        &mut self,
+        tgid: u32,
+        object: u64,
+        class: &Rc<OwnerClass>,
+        slot: SlotId,
+        number: u32,
+    ) -> Option<Rc<Owner>> {
+        // One that was left behind by an earlier generation still holds the same number: that binds it to nothing new.
+        if let Some(bond) = self.bonds.get(&(tgid, object))
+            && bond.slot == slot
+            && bond.owner.class == *class
+            && (bond.orphaned || bond.number == number)
+        {
+            return None;
+        }
+        let owner = Rc::new(Owner { object, class: Rc::clone(class) });
+        let bond = Bond { owner: Rc::clone(&owner), slot, number, orphaned: false };
+        self.bonds.insert((tgid, object), bond);
+        Some(owner)
+    }
+
+    /// Objects bound to a live generation.
+    pub(super) fn of(&self, tgid: u32, slot: SlotId, number: u32) -> impl Iterator<Item = &Rc<Owner>> {
+        let of = self.bonds.iter().filter(move |((process, _), bond)| {
+            *process == tgid && bond.slot == slot && bond.number == number && !bond.orphaned
+        });
+        of.map(|(_, bond)| &bond.owner)
+    }
+
+    /// Who closes this number? `live`: the generation that the slot has now.
+    pub(super) fn closing(&self, tgid: u32, slot: SlotId, live: Option<u32>, seen: &Sighting) -> Part {
+        let Some(candidates) = &seen.candidates else { return Part::default() };
+        let bonded = |candidate: &Candidate| {
+            let bond = self.bonds.get(&(tgid, candidate.object))?;
+            (bond.slot == slot && bond.owner.class == candidate.class).then_some(bond)
+        };
+        // The bond of one that is not an orphan must be to the generation that is there.
+        let mut by = candidates.iter().filter(|candidate| candidate.fd < 0).filter_map(bonded);
+        let by = match (by.next(), by.next()) {
+            (Some(bond), None) if bond.orphaned || Some(bond.number) == live => Some(bond),
+            // Of two it could be either.
+            _ => None,
+        };
+        let against = candidates.iter().filter(|candidate| candidate.fd == slot.fd).find_map(bonded);
+        let against = against.filter(|bond| by.is_none() && !bond.orphaned && Some(bond.number) == live);
+        Part {
+            by: by.map(|bond| (Rc::clone(&bond.owner), bond.number)),
+            against: against.map(|bond| Rc::clone(&bond.owner)),
+        }
+    }
+
+    /// Who uses this number? The object that holds it and was bound to it.
+    pub(super) fn using(&self, tgid: u32, slot: SlotId, seen: &Sighting) -> Part {
+        let candidates = seen.candidates.iter().flatten().filter(|candidate| candidate.fd == slot.fd);
+        let mut bonds = candidates.filter_map(|candidate| {
+            let bond = self.bonds.get(&(tgid, candidate.object))?;
+            (bond.slot == slot && bond.owner.class == candidate.class).then_some(bond)
+        });
+        match (bonds.next(), bonds.next()) {
+            (Some(bond), None) => Part { by: Some((Rc::clone(&bond.owner), bond.number)), against: None },
+            _ => Part::default(),
+        }
+    }
+
+    /// A generation is gone. `seen`: of the call that ended it.
+    pub(super) fn ended(&mut self, slot: SlotId, number: u32, seen: Option<&Sighting>) {
+        let candidates = seen.and_then(|seen| seen.candidates.as_deref()).unwrap_or_default();
+        self.bonds.retain(|(_, object), bond| {
+            if bond.slot != slot || bond.number != number || bond.orphaned {
+                return true;
+            }
+            bond.orphaned = candidates
+                .iter()
+                .any(|seen| seen.object == *object && seen.fd == slot.fd && seen.class == bond.owner.class);
+            bond.orphaned
+        });
+    }
+
+    /// An object holds no number any more.
+    pub(super) fn let_go(&mut self, tgid: u32, seen: &Sighting) {
+        for candidate in seen.candidates.iter().flatten().filter(|candidate| candidate.fd < 0) {
+            self.bonds.remove(&(tgid, candidate.object));
+        }
+    }
+
+    /// All others of a generation have let go without a call.
+    pub(super) fn only(&mut self, tgid: u32, slot: SlotId, number: u32, keep: [Option<u64>; 2]) {
+        self.bonds.retain(|(process, object), bond| {
+            *process != tgid
+                || bond.slot != slot
+                || bond.number != number
+                || bond.orphaned
+                || keep.contains(&Some(*object))
+        });
+    }
+
+    /// `dup2` put something else where the objects' number points to: they own that now.
+    pub(super) fn replaced(&mut self, tgid: u32, slot: SlotId, old: u32, new: u32) {
+        for ((process, _), bond) in &mut self.bonds {
+            if *process == tgid && bond.slot == slot && bond.number == old && !bond.orphaned {
+                bond.number = new;
+            }
+        }
+    }
+
+    pub(super) fn forget(&mut self, tgid: u32) {
+        self.bonds.retain(|(process, _), _| *process != tgid);
+    }
+}

@@ -1,0 +1,166 @@
+//! Who made one call, as far as it was seen: what a stack record means once its addresses have names.
+//!
+//! [`Witnesses`] takes the records in ring order and gives each call its sighting. It reads no memory: definitions came
+//! with the records, so a process that is gone is explained as well as one that lives.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    rc::Rc,
+};
+
+use fdtrace_common::witness::{CLOSEFD, found, owns};
+
+use crate::{
+    event::{CodeSeen, Event, NativeStack, StackSeen, What},
+    who::python::lines::LineFormat,
+};
+
+/// The witnesses of one call.
+#[derive(Debug)]
+pub struct Sighting {
+    /// Python frames, innermost first; empty: none, or not known.
+    pub python: Vec<Frame>,
+    /// Outer Python frames are missing.
+    pub cut: bool,
+    /// Name of the asyncio task.
+    pub task: Option<Rc<[u8]>>,
+    /// Objects of owner types that were in reach. `None`: not looked for, so their absence means nothing.
+    pub candidates: Option<Vec<Candidate>>,
+    pub native: Option<NativeStack>,
+}
+
+/// A position in Python code.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub code: Rc<CodeSeen>,
+    /// In its instructions; -1: before the first.
+    pub offset: i32,
+}
+
+impl Frame {
+    pub fn line(&self) -> Option<u32> {
+        let code = &self.code;
+        match u32::try_from(self.offset) {
+            Ok(offset) if !code.table.is_empty() => {
+                LineFormat::of(code.python).line(&code.table, code.first_line, offset)
+            }
+            // Without a table no line is better than the wrong one.
+            Ok(_) => None,
+            Err(_) => Some(code.first_line),
+        }
+    }
+}
+
+/// An object that may own a descriptor, as it was when the call was made.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub object: u64,
+    pub class: Rc<OwnerClass>,
+    /// The number it holds; negative: none.
+    pub fd: i32,
+    /// It was not found by chance, but looked at because it was bound to the call's number.
+    pub was_bound: bool,
+}
+
+/// A type whose objects own descriptors.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OwnerClass {
+    pub address: u64,
+    /// As the program names it; not to be trusted.
+    pub name: Rc<[u8]>,
+}
+
+/// Process, address, and what tells code objects apart that were given the same address.
+type CodeId = (u32, u64, [u32; 3]);
+
+#[derive(Debug, Default)]
+pub struct Witnesses {
+    codes: HashMap<CodeId, Rc<CodeSeen>>,
+    classes: HashMap<(u32, u64), Rc<OwnerClass>>,
+    /// Stacks whose call has not been reported yet, by thread.
+    pending: HashMap<u32, StackSeen>,
+    /// Stacks that no call followed, and frames whose code was never defined.
+    pub unclaimed: u64,
+    pub undefined: u64,
+}
+
+impl Witnesses {
+    /// Takes an event. Calls are given what was seen of them.
+    pub fn event(&mut self, event: &Event) -> Option<Rc<Sighting>> {
+        match &event.what {
+            What::Stack(stack) => {
+                self.unclaimed += u64::from(self.pending.insert(event.tid, StackSeen::clone(stack)).is_some());
+            }
+            What::Code(code) => {
+                let id = (event.tgid, code.code, [code.checksum, code.code_version, code.fingerprint]);
+                self.codes.insert(id, Rc::new(code.clone()));
+            }
+            What::OwnerType { class, name } => {
+                let known = OwnerClass { address: *class, name: Rc::clone(name) };
+                self.classes.insert((event.tgid, *class), Rc::new(known));
+            }
+            What::Call(call) => {
+                let Entry::Occupied(pending) = self.pending.entry(event.tid) else { return None };
+                let stack = pending.remove();
+                let begun = event.at.enter.map_or(0, |enter| enter.time);
+                // A different start: the call that it belonged to was lost.
+                if stack.call_time != begun || !call.sys.is_number(stack.nr) {
+                    self.unclaimed += 1;
+                    return None;
+                }
+                return Some(Rc::new(self.sighting(event.tgid, stack)));
+            }
+            What::Exec { .. } | What::Exit { group_dead: true, .. } => self.forget(event.tgid),
+            What::Exit { .. } => {
+                self.pending.remove(&event.tid);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// The type of an object.
+    pub fn class(&self, tgid: u32, class: u64) -> Option<&Rc<OwnerClass>> {
+        self.classes.get(&(tgid, class))
+    }
+
+    /// Addresses of a program that is gone mean nothing.
+    fn forget(&mut self, tgid: u32) {
+        self.codes.retain(|(owner, ..), _| *owner != tgid);
+        self.classes.retain(|(owner, _), _| *owner != tgid);
+    }
+
+    fn sighting(&mut self, tgid: u32, stack: StackSeen) -> Sighting {
+        let mut python = Vec::new();
+        let (mut cut, mut task) = (false, None);
+        if let Some(seen) = stack.python {
+            (cut, task) = (seen.cut, seen.task);
+            for frame in &seen.frames {
+                let id = (tgid, frame.code, [frame.checksum, frame.code_version, frame.fingerprint]);
+                let Some(code) = self.codes.get(&id) else {
+                    // Its definition was lost: what is outside of it would look as if it were the innermost.
+                    self.undefined += 1;
+                    cut = true;
+                    break;
+                };
+                python.push(Frame { code: Rc::clone(code), offset: frame.offset });
+            }
+        }
+        let candidates = stack.candidates.map(|candidates| {
+            let known = candidates.iter().filter_map(|candidate| {
+                // A file that was told not to close its number does not own it.
+                if candidate.owns == owns::FILE && candidate.behind & CLOSEFD == 0 {
+                    return None;
+                }
+                Some(Candidate {
+                    object: candidate.object,
+                    class: Rc::clone(self.classes.get(&(tgid, candidate.class))?),
+                    fd: candidate.fd,
+                    was_bound: candidate.found == found::BOUND,
+                })
+            });
+            known.collect()
+        });
+        Sighting { python, cut, task, candidates, native: stack.native }
+    }
+}
