@@ -4,7 +4,8 @@
 
 /// Not ours: both hooks leave at once. An `EBADF` of a traced task is reported all the same.
 pub const NONE: u8 = 0;
-/// Takes a descriptor. Reported only when it fails with `EBADF`; the start is kept so that the interval is known.
+/// Takes a descriptor. Reported when it fails with `EBADF`, when it blocked while other tasks could change the table, or
+/// when user space watches the slot; the start is kept so that the interval is known.
 pub const USE: u8 = 1;
 /// Returns a new descriptor.
 pub const RETURNS_FD: u8 = 2;
@@ -34,6 +35,8 @@ pub const CLONE: u8 = 13;
 pub const UNSHARE: u8 = 14;
 /// `ioctl`: of all its commands, those that change close-on-exec.
 pub const IOCTL: u8 = 15;
+/// Takes a descriptor, and is rare enough, and tells enough, to be reported always.
+pub const REPORT: u8 = 16;
 
 /// Which witnesses are called for a system call: bits.
 pub mod witness {

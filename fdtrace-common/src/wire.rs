@@ -60,6 +60,8 @@ pub mod kind {
     pub const SNAP_BEGIN: u16 = 52;
     /// [`super::Thread`].
     pub const THREAD: u16 = 53;
+    /// [`super::EpollList`], then its [`super::EpollRow`]s.
+    pub const EPOLL_LIST: u16 = 54;
 }
 
 /// Classes of loss, counted per processor.
@@ -170,7 +172,8 @@ pub struct Call {
     pub args: [u64; 6],
     /// `struct file` at enter in the slot that the call is about to change (`close`: a0, `dup2`: a1, `epoll_ctl`: a2).
     pub before: u64,
-    /// `struct file` in that slot at exit: a close that lost a race finds its successor there.
+    /// `struct file` in that slot at exit: a close that lost a race finds its successor there. Of `fcntl(F_SETLK)` the
+    /// type of the lock.
     pub after: u64,
     /// `files_struct` at enter.
     pub enter_table: u64,
@@ -363,6 +366,27 @@ pub struct Thread {
     pub header: Header,
 }
 
+/// The entries of an epoll instance as `/proc` shows them. `header.tgid` is the process whose number `fd` is.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EpollList {
+    pub header: Header,
+    pub fd: i32,
+    pub rows: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EpollRow {
+    pub data: u64,
+    /// The file that is watched.
+    pub inode: u64,
+    /// What the number was in the process, between two looks at the list that both had this entry; 0: closed.
+    pub open_inode: u64,
+    pub fd: i32,
+    pub events: u32,
+}
+
 /// Nothing happened up to `header.time`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -406,6 +430,8 @@ plain! {
     FopKind = 64,
     ProcessInfo = 64,
     Thread = 32,
+    EpollList = 40,
+    EpollRow = 32,
     Tick = 32,
 }
 
@@ -448,9 +474,29 @@ pub struct Inflight {
     pub nr: u32,
     pub time: u64,
     pub pos: u64,
-    /// See [`Call::before`].
+    /// See [`Call::before`]; of a call that only uses its descriptor it is kept for watched slots alone.
     pub before: u64,
     pub table: u64,
+}
+
+/// Value of the `WATCHED` map: whose uses are to be reported.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watch {
+    /// How many more.
+    pub left: u32,
+    /// The process that used it last, if only a change of hands is of interest; [`Watch::EVERY`] otherwise.
+    pub last: u32,
+}
+
+impl Watch {
+    pub const EVERY: u32 = u32::MAX;
+}
+
+/// Key of the `WATCHED` map: a slot by process and number. The other kind of key is the address of a `struct file`, which no
+/// slot is taken for.
+pub const fn watch_key(tgid: u32, fd: u32) -> u64 {
+    (tgid as u64) << 32 | fd as u64
 }
 
 /// Counters of one processor.
@@ -480,11 +526,14 @@ pub mod shared {
     pub const ARMED: u32 = 1;
     /// The snapshot iterator looks at this tgid only; 0: at all that are traced.
     pub const SNAPSHOT_TGID: u32 = 2;
+    /// One bit for each value of the low six bits of a number: somebody watches such a number, see the `WATCHED` map.
+    pub const WATCHED_NUMBERS: u32 = 3;
     pub const WORDS: u32 = 4;
 }
 
 plain! {
     TracedProcess = 16,
+    Watch = 8,
     Inflight = 40,
     PerCpu = 64,
 }

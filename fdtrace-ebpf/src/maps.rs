@@ -5,7 +5,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use fdtrace_common::{
-    wire::{Inflight, PerCpu, Scratch, TracedProcess},
+    wire::{Inflight, PerCpu, Scratch, TracedProcess, Watch},
     witness::{ClassKey, CodeKey, CodeRoom, Holder, ImageKey, PyEntry, PyImage, SlotKey, StackRoom},
 };
 
@@ -30,6 +30,11 @@ pub const SIEVE_ENTRIES: u32 = 16_384;
 #[map]
 pub static INFLIGHT: Array<Inflight> = Array::with_max_entries(INFLIGHT_ENTRIES, 0);
 pub const INFLIGHT_ENTRIES: u32 = 65_536;
+
+/// What is to be reported when it is used: slots by `fdtrace_common::wire::watch_key`, and files by their address.
+/// [`SHARED`] has a coarse filter in front of it.
+#[map]
+pub static WATCHED: HashMap<u64, Watch> = HashMap::with_max_entries(65_536, 0);
 
 /// Counters that must not bounce between processors.
 #[map]

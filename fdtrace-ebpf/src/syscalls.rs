@@ -6,12 +6,12 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_probe_read_user, bpf_probe_read_user_str_bytes};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, bpf_probe_read_user_str_bytes};
 use fdtrace_common::{
     class::{self, witness},
     wire::{
         Call, CallEpollCtl, CallEpollWait, CallFd, CallPair, CallPath, EPOLL_EVENTS_MAX, Header, Inflight, NOT_SEEN,
-        PATH_MAX, Scratch, flag, kind, loss,
+        PATH_MAX, Scratch, Watch, flag, kind, loss, shared, watch_key,
     },
 };
 
@@ -19,7 +19,7 @@ use crate::{
     emit::{self, Subject},
     filter::{self, Task},
     kernel::{Files, describe_slot, member, offset},
-    maps::{INFLIGHT, INFLIGHT_ENTRIES},
+    maps::{INFLIGHT, INFLIGHT_ENTRIES, SHARED, WATCHED},
     process,
 };
 
@@ -28,10 +28,16 @@ const ENFILE: i64 = -23;
 const EMFILE: i64 = -24;
 const F_DUPFD: u64 = 0;
 const F_SETFD: u64 = 2;
+const F_SETFL: u64 = 4;
+const F_SETLK: u64 = 6;
+const F_SETLKW: u64 = 7;
 const F_DUPFD_CLOEXEC: u64 = 1030;
 const PROT_EXEC: u64 = 4;
 const FIONCLEX: u64 = 0x5450;
 const FIOCLEX: u64 = 0x5451;
+
+/// A call that took longer than this waited for something, nanoseconds.
+const BLOCKED: u64 = 1_000_000;
 
 /// `sys_enter(struct pt_regs *regs, long id)`. `true`: the call is ours and the task is traced.
 #[inline(always)]
@@ -47,6 +53,7 @@ pub fn enter(regs: *const c_void, nr: u64) -> bool {
         class::CLOSE => files.file(arg(regs, 0)),
         class::DUP2 => files.file(arg(regs, 1)),
         class::EPOLL_CTL => files.file(arg(regs, 2)),
+        class::USE => watched(task.tgid, arg(regs, 0), files),
         _ => 0,
     };
     // SAFETY: `slot` is a live element of an array map. Only this thread writes it, or one with the same low bits of
@@ -68,7 +75,10 @@ pub fn exit(regs: *const c_void, ret: i64) {
     // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offset comes from BTF.
     let nr: u64 = unsafe { member(regs, offset!(regs_nr)) };
     let class = filter::class(nr);
-    if ret != EBADF && (class == class::NONE || class == class::USE || class == class::CLONE) {
+    if ret != EBADF && (class == class::NONE || class == class::CLONE) {
+        return;
+    }
+    if ret != EBADF && class == class::USE && !worth_telling(nr) {
         return;
     }
     let Some(task) = filter::current() else { return };
@@ -89,7 +99,7 @@ pub fn exit(regs: *const c_void, ret: i64) {
         class::PAIR_AT3 if ret == 0 => done.pair(arg(regs, 3)),
         class::FCNTL if ret >= 0 => match arg(regs, 1) & 0xffff_ffff {
             F_DUPFD | F_DUPFD_CLOEXEC => done.with_file(ret as u64),
-            F_SETFD => done.plain(),
+            F_SETFD | F_SETFL | F_SETLK | F_SETLKW => done.plain(),
             _ => {}
         },
         class::IOCTL if ret >= 0 => match arg(regs, 1) & 0xffff_ffff {
@@ -97,6 +107,14 @@ pub fn exit(regs: *const c_void, ret: i64) {
             _ => {}
         },
         class::EPOLL_CTL => done.epoll_ctl(),
+        class::REPORT => done.plain(),
+        // Watched, or it blocked; and if nobody else can change the table, that it blocked tells nothing.
+        class::USE if done.start.before != 0 => {
+            told(watch_key(task.tgid, arg(regs, 0) as u32), task.tgid, ret);
+            told(done.start.before, task.tgid, ret);
+            done.plain();
+        }
+        class::USE if ret == EBADF || done.files.users() > 1 => done.plain(),
         // A wait of no length that found nothing is a poll: loops do it all the time, and it tells nothing.
         class::EPOLL_WAIT if ret != 0 || arg(regs, 3) != 0 => done.epoll_wait(),
         _ if matches!(ret, EBADF | EMFILE | ENFILE) => done.plain(),
@@ -125,6 +143,51 @@ pub fn wants_at_exit(regs: *const c_void, ret: i64) -> bool {
         class::FCNTL => matches!(arg(regs, 1) & 0xffff_ffff, F_DUPFD | F_DUPFD_CLOEXEC),
         _ if wants & witness::MAPS != 0 => arg(regs, 2) & PROT_EXEC != 0 && arg(regs, 4) as i32 >= 0,
         _ => wants & witness::AT_EXIT != 0,
+    }
+}
+
+/// Is the end of a call that only used its descriptor worth a record? Asked of every read and write of the machine: for a
+/// thread that is not traced the in-flight slot has another thread's id, or none.
+#[inline(always)]
+fn worth_telling(nr: u64) -> bool {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let Some(slot) = inflight(tid) else { return false };
+    // SAFETY: a live element of an array map.
+    let seen = unsafe { *slot };
+    seen.tid == tid && seen.nr == nr as u32 && (seen.before != 0 || emit::now() - seen.time > BLOCKED)
+}
+
+/// The file behind a number whose use user space has asked for; 0: it has not.
+#[inline(always)]
+fn watched(tgid: u32, fd: u64, files: Files) -> u64 {
+    let numbers = SHARED.get(shared::WATCHED_NUMBERS).map_or(0, |word| *word);
+    if numbers >> (fd & 63) & 1 == 0 {
+        return 0;
+    }
+    let file = files.file(fd);
+    if file != 0 && (wanted(watch_key(tgid, fd as u32), tgid) || wanted(file, tgid)) { file } else { 0 }
+}
+
+#[inline(always)]
+fn wanted(key: u64, tgid: u32) -> bool {
+    let Some(watch) = WATCHED.get_ptr(&key) else { return false };
+    // SAFETY: a live element of a hash map.
+    unsafe { (*watch).left > 0 && (*watch).last != tgid }
+}
+
+/// A use that was asked for is about to be told. Two threads at once may count one for two: it is a budget.
+#[inline(always)]
+fn told(key: u64, tgid: u32, ret: i64) {
+    let Some(watch) = WATCHED.get_ptr_mut(&key) else { return };
+    // SAFETY: a live element of a hash map.
+    unsafe {
+        if (*watch).left > 0 {
+            (*watch).left -= 1;
+        }
+        // Who got nothing has not had his turn.
+        if ret > 0 && (*watch).last != Watch::EVERY {
+            (*watch).last = tgid;
+        }
     }
 }
 
@@ -203,6 +266,10 @@ impl Done {
             (*call).after = match self.class {
                 class::CLOSE => self.files.file(arg(self.regs, 0)),
                 class::DUP2 => self.files.file(arg(self.regs, 1)),
+                class::USE if self.start.before != 0 => self.files.file(arg(self.regs, 0)),
+                class::FCNTL if matches!(arg(self.regs, 1), F_SETLK | F_SETLKW) => {
+                    u64::from(bpf_probe_read_user(arg(self.regs, 2) as *const u16).unwrap_or(u16::MAX))
+                }
                 _ => 0,
             };
             (*call).enter_table = self.start.table;
@@ -234,9 +301,15 @@ impl Done {
     fn new_fd(&self) {
         if self.ret >= 0 {
             self.with_file(self.ret as u64);
-        } else if matches!(self.ret, EBADF | EMFILE | ENFILE) {
+        } else if matches!(self.ret, EBADF | EMFILE | ENFILE) || self.blocked() {
             self.plain();
         }
+    }
+
+    /// It waited, in a table that others can change.
+    #[inline(always)]
+    fn blocked(&self) -> bool {
+        self.start.time != 0 && emit::now() - self.start.time > BLOCKED && self.files.users() > 1
     }
 
     #[inline(always)]

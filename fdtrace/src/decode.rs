@@ -14,8 +14,8 @@ use fdtrace_common::{
 };
 
 use crate::{
-    event::{Call, Effect, EpollCtl, EpollOp, Event, Install, Interval, Moment, Path, TableRow, What},
-    syscalls::{self, Arch, F_DUPFD, F_DUPFD_CLOEXEC, F_SETFD, Syscall, fd},
+    event::{Call, Effect, EpollCtl, EpollListed, EpollOp, Event, Install, Interval, Moment, Path, TableRow, What},
+    syscalls::{self, Arch, F_DUPFD, F_DUPFD_CLOEXEC, F_SETFD, F_SETFL, F_SETLK, F_SETLKW, Syscall, fd},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +30,7 @@ pub enum DecodeError {
 
 const FIOCLEX: u32 = 0x5451;
 const FIONCLEX: u32 = 0x5450;
+const F_UNLCK: u64 = 2;
 const CLOSE_RANGE_CLOEXEC: u64 = 4;
 const EBADF: i64 = -9;
 
@@ -98,6 +99,15 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
             What::Process { start: record.start, comm: record.comm, exe, argv }
         }
         kind::THREAD => What::Thread,
+        kind::EPOLL_LIST => {
+            let (record, mut tail) = wire::read::<wire::EpollList>(bytes).ok_or(short)?;
+            let mut rows = Vec::new();
+            for _ in 0..record.rows {
+                let wire::EpollRow { data, inode, open_inode, fd, events } = take(&mut tail).ok_or(short)?;
+                rows.push(EpollListed { fd, events, data, inode, open_inode });
+            }
+            What::EpollList { fd: record.fd, rows }
+        }
         kind::TICK => What::Tick,
         witness::STACK..=witness::TYPE => return witnesses::decode(pos, &header, bytes, short).map(Some),
         kind => return Err(DecodeError::UnknownKind { pos, kind }),
@@ -179,7 +189,9 @@ fn call(pos: u64, kind: u16, bytes: &[u8], arch: Arch, short: DecodeError) -> Re
         }
         _ => {
             let (record, _) = wire::read::<wire::CallEpollWait>(bytes).ok_or(short)?;
-            let shown = usize::try_from(record.count).unwrap_or(usize::MAX).min(wire::EPOLL_EVENTS_MAX);
+            // A failed wait has an error for a count.
+            let count = usize::try_from(call.ret).unwrap_or(0);
+            let shown = count.min(wire::EPOLL_EVENTS_MAX);
             let data = record.events[..shown].iter().map(|event| (event.events, event.data)).collect();
             Effect::EpollWait { epoll: fd(call.args[0]), file: record.epoll, count: record.count, data }
         }
@@ -220,7 +232,15 @@ fn plain(sys: &Syscall, call: &wire::Call) -> Effect {
                 Effect::RemoveRange { first, last }
             }
         }
-        class::FCNTL if call.ret >= 0 && a1 as u32 == F_SETFD => Effect::SetCloexec { fd: fd(a0), on: a2 & 1 != 0 },
+        class::FCNTL if call.ret >= 0 => match a1 as u32 {
+            F_SETFD => Effect::SetCloexec { fd: fd(a0), on: a2 & 1 != 0 },
+            F_SETFL => Effect::SetFlags { fd: fd(a0), flags: a2 as u32 },
+            F_SETLK | F_SETLKW => Effect::Lock { fd: fd(a0), unlock: call.after == F_UNLCK },
+            _ => Effect::None,
+        },
+        class::USE | class::REPORT if call.ret != EBADF && !sys.fds.is_empty() => Effect::Used { fd: fd(a0) },
+        // An accept that waited and failed.
+        class::RETURNS_FD if call.ret < 0 && call.ret != EBADF && !sys.fds.is_empty() => Effect::Used { fd: fd(a0) },
         class::IOCTL if call.ret >= 0 => match a1 as u32 {
             FIOCLEX => Effect::SetCloexec { fd: fd(a0), on: true },
             FIONCLEX => Effect::SetCloexec { fd: fd(a0), on: false },

@@ -91,6 +91,11 @@ pub enum What {
     /// A snapshot of the process `tgid`, or of all if that is 0, begins; its rows and its end follow.
     SnapshotBegin,
     SnapshotEnd,
+    /// The entries of the epoll instance behind `fd`, as the kernel has them.
+    EpollList {
+        fd: i32,
+        rows: Vec<EpollListed>,
+    },
     Lost {
         since: u64,
         by_class: [u64; loss::CLASSES],
@@ -184,6 +189,18 @@ pub struct CodeSeen {
     pub cut: bool,
 }
 
+/// One entry of an epoll instance, as listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpollListed {
+    pub fd: i32,
+    pub events: u32,
+    pub data: u64,
+    /// The file that is watched.
+    pub inode: u64,
+    /// The file that the number was at that time; 0: closed.
+    pub open_inode: u64,
+}
+
 /// One open slot in a listing of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableRow {
@@ -253,6 +270,16 @@ pub enum Effect {
         first: u32,
         last: u32,
     },
+    /// Status flags of the description.
+    SetFlags {
+        fd: i32,
+        flags: u32,
+    },
+    /// A record lock of the process: taken or, with `unlock`, given back.
+    Lock {
+        fd: i32,
+        unlock: bool,
+    },
     SetCloexec {
         fd: i32,
         on: bool,
@@ -262,6 +289,10 @@ pub enum Effect {
         last: u32,
     },
     EpollCtl(EpollCtl),
+    /// Nothing, and it is worth a report: the call blocked while others could change the table, or was asked for.
+    Used {
+        fd: i32,
+    },
     EpollWait {
         epoll: i32,
         file: u64,

@@ -15,4 +15,6 @@ pub mod plan;
 pub mod sink;
 pub mod source;
 pub mod syscalls;
+#[cfg(test)]
+mod tests;
 pub mod who;

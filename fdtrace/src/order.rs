@@ -66,6 +66,18 @@ pub struct Stamp {
     pub part: Part,
 }
 
+impl Stamp {
+    /// It was a call of this name.
+    pub fn is(&self, name: &str) -> bool {
+        self.sys.is_some_and(|sys| sys.name == name)
+    }
+
+    /// The error number, if it failed.
+    pub fn errno(&self) -> Option<i32> {
+        i32::try_from(-self.ret).ok().filter(|errno| (1..4096).contains(errno))
+    }
+}
+
 /// How a life ended.
 #[derive(Clone, Debug)]
 pub struct End {

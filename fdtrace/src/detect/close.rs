@@ -259,7 +259,8 @@ fn use_after_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Inci
 fn stale_close(hit: &Finding, met: Met, world: &World) -> Option<Finding> {
     let slot = world.slot(met.slot)?;
     let life = slot.life(met.number)?;
-    let ended = life.end().filter(|end| end.how == How::Closed)?;
+    // Who sweeps over all numbers had none of them in mind.
+    let ended = life.end().filter(|end| end.how == How::Closed && !end.by.is("close_range"))?;
     let before = slot.lives().rev().find(|life| life.number < met.number)?;
     let first = before.end().filter(|end| end.how == How::Closed)?;
     // If its owner closed it there is nothing to suspect; if another object did, that has been told already.

@@ -102,7 +102,7 @@ impl Rules {
                     }
                 }
             }
-            Change::EpollWait { epoll, slot, by } => self.used(*epoll, slot.table, by, world, incidents, findings),
+            Change::EpollWait { epoll, slot, by, .. } => self.used(*epoll, slot.table, by, world, incidents, findings),
             Change::TableDied { table } => {
                 self.pending.retain(|edit| edit.other != *table);
             }

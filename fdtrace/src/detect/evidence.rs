@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use crate::{
     escape,
+    event::Moment,
     model::{
         self, World,
         description::Description,
@@ -13,7 +14,10 @@ use crate::{
     syscalls::errno_name,
 };
 
-use super::finding::{Act, Frame, Name, Owner, Role, Verb, Who};
+use super::{
+    finding::{Act, Confidence, Finding, Frame, Name, Owner, Role, Severity, Verb, Who},
+    rules,
+};
 
 /// An act of `stamp`'s, with nothing said about the descriptor.
 pub fn act(stamp: &Stamp, fd: i32, verb: Verb) -> Act {
@@ -121,6 +125,52 @@ fn unattributed(world: &World, slot: SlotId, verb: Verb, time: u64) -> Act {
         ambiguous: false,
         who: Who::default(),
     }
+}
+
+/// A finding of this rule with what does not depend on the circumstances: `by` is the call at which it was seen.
+pub fn finding(rule: &'static str, incident: u64, by: &Stamp, fd: i32, world: &World) -> Finding {
+    let text = rules::find(rule);
+    Finding {
+        rule,
+        confidence: Confidence::Possible,
+        severity: text.map_or(Severity::Note, |text| text.severity),
+        incident,
+        pid: by.tgid,
+        process: comm(world, by.tgid),
+        fd,
+        generation: None,
+        message: String::new(),
+        culprit: None,
+        victim: None,
+        root_cause: None,
+        timeline: Vec::new(),
+        advice: rules::advice(rule),
+        complete: true,
+        time: by.at.exit.time,
+    }
+}
+
+/// When the program that a process runs was started: by its own exec, or by that of the process that it was forked from.
+pub fn program_began(tgid: u32, world: &World) -> Option<Moment> {
+    let mut process = world.processes.get(&tgid)?;
+    // A line of descent is no longer than there are processes.
+    for _ in 0..world.processes.len() {
+        if process.execed.is_some() {
+            return process.execed;
+        }
+        process = world.processes.get(&process.parent?)?;
+    }
+    None
+}
+
+/// An object's name as it may stand in a message.
+pub fn shown(description: &Description) -> String {
+    crate::escape::escape_terminal(&description.object()).to_string()
+}
+
+/// A process as it may stand in a message.
+pub fn shown_process(world: &World, tgid: u32) -> String {
+    format!("{} ({tgid})", crate::escape::escape_terminal(&comm(world, tgid).0))
 }
 
 pub fn object(description: &Description) -> Name {

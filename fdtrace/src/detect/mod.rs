@@ -3,16 +3,29 @@
 //!
 //! Like the model, rules read no clock and no file, and a finding over a window that lost events is never `proven`.
 
+mod blocked;
 mod close;
 mod epoll;
 pub(crate) mod evidence;
 pub mod finding;
+mod inherit;
+mod interest;
+mod leak;
+mod lock;
+mod overwrite;
 mod owner;
+mod retry;
 pub mod rules;
+mod share;
+mod stdio;
 
 use std::collections::HashMap;
 
-use crate::model::{Change, World, description::Serial, table::SlotId};
+use crate::model::{
+    Change, World,
+    description::Serial,
+    table::{SlotId, TableId},
+};
 
 use finding::Finding;
 
@@ -23,6 +36,30 @@ enum Cause {
     Generation(SlotId, u32),
     /// This epoll instance is edited from two tables.
     Epoll(Serial),
+    /// This description is in several hands.
+    Description(Serial),
+    /// This table is full, or fills up.
+    Table(TableId),
+}
+
+/// Something that rules must be told to decide, and that is not reported unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// The next uses of a number by a process, as many as `times`.
+    Uses { tgid: u32, fd: i32, times: u32 },
+    /// The uses of a file, through whatever number, whenever another process than the last one makes them. `fd`: a number
+    /// that it has.
+    Turns { file: u64, fd: i32, times: u32 },
+    /// The kernel's list of the entries of an epoll instance.
+    EpollList { tgid: u32, fd: i32 },
+}
+
+/// Where rules put what they have to say.
+#[derive(Debug)]
+struct Out<'a> {
+    incidents: &'a mut Incidents,
+    findings: &'a mut Vec<Finding>,
+    wants: &'a mut Vec<Want>,
 }
 
 /// Numbers the incidents.
@@ -50,9 +87,19 @@ impl Incidents {
 #[derive(Debug, Default)]
 pub struct Detector {
     incidents: Incidents,
+    wants: Vec<Want>,
     close: close::Rules,
     epoll: epoll::Rules,
     owner: owner::Rules,
+    retry: retry::Rules,
+    interest: interest::Rules,
+    blocked: blocked::Rules,
+    overwrite: overwrite::Rules,
+    stdio: stdio::Rules,
+    leak: leak::Rules,
+    inherit: inherit::Rules,
+    share: share::Rules,
+    lock: lock::Rules,
 }
 
 impl Detector {
@@ -65,16 +112,41 @@ impl Detector {
         self.owner.on(change, world, &mut self.incidents, findings);
         self.close.on(change, world, &mut self.incidents, findings);
         self.epoll.on(change, world, &mut self.incidents, findings);
+        let mut out = Out { incidents: &mut self.incidents, findings, wants: &mut self.wants };
+        self.retry.on(change, world, &mut out);
+        self.interest.on(change, world, &mut out);
+        self.blocked.on(change, world, &mut out);
+        self.overwrite.on(change, world, &mut out);
+        self.stdio.on(change, world, &mut out);
+        self.leak.on(change, world, &mut out);
+        self.inherit.on(change, world, &mut out);
+        self.share.on(change, world, &mut out);
+        self.lock.on(change, world, &mut out);
+    }
+
+    /// What has to be watched from now on. To be asked for after events were taken in.
+    pub fn take_wants(&mut self) -> Vec<Want> {
+        std::mem::take(&mut self.wants)
     }
 
     /// Time has passed: what waited for it is decided.
     pub fn tick(&mut self, world: &World, findings: &mut Vec<Finding>) {
         self.close.tick(world, findings);
+        let mut out = Out { incidents: &mut self.incidents, findings, wants: &mut self.wants };
+        self.interest.tick(world, &mut out);
+        self.overwrite.tick(world, &mut out);
+        self.inherit.tick(world, &mut out);
     }
 
     /// Nothing more will come.
     pub fn finish(&mut self, world: &World, findings: &mut Vec<Finding>) {
         self.close.finish(findings);
         self.epoll.finish(world, &mut self.incidents, findings);
+        let mut out = Out { incidents: &mut self.incidents, findings, wants: &mut self.wants };
+        self.interest.finish(world, &mut out);
+        self.leak.finish(world, &mut out);
     }
 }
+
+#[cfg(test)]
+mod tests;

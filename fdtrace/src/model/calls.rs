@@ -5,7 +5,7 @@ use std::{cell::OnceCell, rc::Rc};
 use fdtrace_common::class;
 
 use crate::{
-    event::{Call, Effect, EpollCtl, EpollOp, Event, Install},
+    event::{Call, Effect, EpollCtl, EpollListed, EpollOp, Event, Install},
     order::{How, Removed, Stamp},
     who::sighting::Sighting,
 };
@@ -19,6 +19,8 @@ use super::{
 };
 
 const EBADF: i64 = -9;
+const ENFILE: i64 = -23;
+const EMFILE: i64 = -24;
 
 impl World {
     pub(super) fn call(&mut self, event: &Event, call: &Call, seen: Option<Rc<Sighting>>, changes: &mut Vec<Change>) {
@@ -37,7 +39,14 @@ impl World {
         let by = Rc::new(Stamp { sys: Some(call.sys), args, ret, seen, part, ..self.stamp(event) });
         match &call.effect {
             Effect::None => {}
-            Effect::Install(install) => self.install(table, install, &by, changes),
+            Effect::Install(install) => {
+                if call.sys.class == class::RETURNS_FD && install.from.is_none() {
+                    for fd in call.sys.fd_args(&call.args) {
+                        self.used(SlotId { table, fd }, &by, changes);
+                    }
+                }
+                self.install(table, install, &by, changes);
+            }
             Effect::Pair(pair) => {
                 for install in pair {
                     self.install(table, install, &by, changes);
@@ -62,7 +71,12 @@ impl World {
                 }
             }
             Effect::RemoveRange { first, last } => self.remove_range(table, *first, *last, &by, changes),
-            Effect::SetCloexec { fd, on } => self.set_cloexec(SlotId { table, fd: *fd }, *on),
+            Effect::SetCloexec { fd, on } => {
+                let slot = SlotId { table, fd: *fd };
+                if let Some(number) = self.set_cloexec(slot, *on) {
+                    changes.push(Change::Cloexec { slot, number, on: *on, by: Rc::clone(&by) });
+                }
+            }
             Effect::CloexecRange { first, last } => {
                 let (Ok(first), last) = (i32::try_from(*first), i32::try_from(*last).unwrap_or(i32::MAX)) else {
                     return;
@@ -76,13 +90,53 @@ impl World {
                 }
             }
             Effect::EpollCtl(ctl) => self.epoll_ctl(table, ctl, &by, changes),
-            Effect::EpollWait { epoll, file, .. } => self.epoll_wait(table, *epoll, *file, &by, changes),
+            Effect::EpollWait { epoll, file, data, .. } => self.epoll_wait(table, *epoll, *file, data, &by, changes),
+            Effect::Used { fd } => self.used(SlotId { table, fd: *fd }, &by, changes),
+            Effect::SetFlags { fd, flags } => {
+                let slot = SlotId { table, fd: *fd };
+                if let Some(number) = self.number(slot) {
+                    changes.push(Change::FlagsSet { slot, number, flags: *flags, by: Rc::clone(&by) });
+                }
+            }
+            Effect::Lock { fd, unlock } => {
+                let slot = SlotId { table, fd: *fd };
+                if let Some(number) = self.number(slot) {
+                    changes.push(Change::Locked { slot, number, unlock: *unlock, by: Rc::clone(&by) });
+                }
+            }
         }
         if let Some(seen) = by.seen.as_deref() {
             self.owners.let_go(event.tgid, seen);
         }
-        if call.ret == EBADF {
-            self.bad_fd(table, call, by, changes);
+        match call.ret {
+            EBADF => self.bad_fd(table, call, by, changes),
+            EMFILE | ENFILE => changes.push(Change::NoRoom { table, by }),
+            _ => {}
+        }
+    }
+
+    /// The occupant's number.
+    fn number(&self, slot: SlotId) -> Option<u32> {
+        self.slot(slot)?.live().map(|live| live.number)
+    }
+
+    /// An instance's entries, read from `/proc`. What the events know of an entry is better, and is kept.
+    pub(super) fn epoll_listed(&mut self, event: &Event, fd: i32, rows: &[EpollListed], changes: &mut Vec<Change>) {
+        let Some(table) = self.table_of_process(event.tgid).map(|table| table.id) else { return };
+        let slot = SlotId { table, fd };
+        let Some(epoll) = self.epoll_behind(slot, 0) else { return };
+        changes.push(Change::EpollListed { epoll, slot, rows: rows.to_vec() });
+    }
+
+    /// The occupant of the slot at the start of the call is the one that it was about.
+    fn used(&mut self, slot: SlotId, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
+        let Some(state) = self.slot(slot) else { return };
+        let start = by.at.start();
+        let met = state.lives().rev().find(|life| life.born.exit.pos <= start);
+        if let Some(life) = met
+            && life.end().is_none_or(|end| end.by.at.exit.pos > start)
+        {
+            changes.push(Change::Used { slot, number: life.number, by: Rc::clone(by) });
         }
     }
 
@@ -198,12 +252,11 @@ impl World {
         }
     }
 
-    fn set_cloexec(&mut self, slot: SlotId, on: bool) {
-        if let Some(table) = self.tables.get_mut(&slot.table)
-            && let Some(live) = table.slots.get_mut(&slot.fd).and_then(|slot| slot.live_mut())
-        {
-            live.data.cloexec = on;
-        }
+    /// Returns the number of the generation that was marked.
+    fn set_cloexec(&mut self, slot: SlotId, on: bool) -> Option<u32> {
+        let live = self.tables.get_mut(&slot.table)?.slots.get_mut(&slot.fd)?.live_mut()?;
+        live.data.cloexec = on;
+        Some(live.number)
     }
 
     fn bad_fd(&mut self, table: TableId, call: &Call, by: Rc<Stamp>, changes: &mut Vec<Change>) {
@@ -249,13 +302,22 @@ impl World {
         changes.push(Change::EpollCtl { epoll: instance, slot, op: ctl.op, fd: ctl.fd, entry, by });
     }
 
-    fn epoll_wait(&mut self, table: TableId, fd: i32, file: u64, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
+    fn epoll_wait(
+        &mut self,
+        table: TableId,
+        fd: i32,
+        file: u64,
+        ready: &[(u32, u64)],
+        by: &Rc<Stamp>,
+        changes: &mut Vec<Change>,
+    ) {
+        self.used(SlotId { table, fd }, by, changes);
         let slot = SlotId { table, fd };
         let Some(epoll) = self.epoll_behind(slot, file) else { return };
         if let Some(state) = self.epolls.get_mut(&epoll) {
             state.users.entry(table).or_insert_with(Use::default).waited = Some(Rc::clone(by));
         }
-        changes.push(Change::EpollWait { epoll, slot, by: Rc::clone(by) });
+        changes.push(Change::EpollWait { epoll, slot, ready: ready.to_vec(), by: Rc::clone(by) });
     }
 
     /// The epoll instance in a slot.

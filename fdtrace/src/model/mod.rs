@@ -19,7 +19,7 @@ use std::{
 };
 
 use crate::{
-    event::{EpollOp, Event, Interval, Moment, TableAddr, What},
+    event::{EpollListed, EpollOp, Event, Interval, Moment, TableAddr, What},
     order::{How, Slot, Stamp},
     who::sighting::{OwnerClass, Sighting},
 };
@@ -63,10 +63,50 @@ pub enum Change {
         entry: Option<Entry>,
         by: Rc<Stamp>,
     },
-    /// Somebody waited on an epoll instance.
+    /// Somebody waited on an epoll instance. `ready`: the events that were delivered, as far as they were recorded.
     EpollWait {
         epoll: Serial,
         slot: SlotId,
+        ready: Vec<(u32, u64)>,
+        by: Rc<Stamp>,
+    },
+    /// The kernel's own list of an instance's entries was read.
+    EpollListed {
+        epoll: Serial,
+        slot: SlotId,
+        rows: Vec<EpollListed>,
+    },
+    /// Status flags of the description in a slot were set.
+    FlagsSet {
+        slot: SlotId,
+        number: u32,
+        flags: u32,
+        by: Rc<Stamp>,
+    },
+    /// A record lock was taken through a slot, or given back.
+    Locked {
+        slot: SlotId,
+        number: u32,
+        unlock: bool,
+        by: Rc<Stamp>,
+    },
+    /// A call that changes nothing was reported: it blocked, or somebody had asked for it. `number`: the generation that
+    /// was in the slot when it began.
+    Used {
+        slot: SlotId,
+        number: u32,
+        by: Rc<Stamp>,
+    },
+    /// Close-on-exec was set or cleared by a call.
+    Cloexec {
+        slot: SlotId,
+        number: u32,
+        on: bool,
+        by: Rc<Stamp>,
+    },
+    /// A call found no free number (`EMFILE`) or no room for another file (`ENFILE`).
+    NoRoom {
+        table: TableId,
         by: Rc<Stamp>,
     },
     /// An object was seen to own a generation; `other` does as well.
@@ -205,6 +245,7 @@ impl World {
             What::Thread => {
                 self.threads.entry(event.tgid).or_default().push(event.tid);
             }
+            What::EpollList { fd, rows } => self.epoll_listed(event, *fd, rows, changes),
             What::Tick | What::Stack(_) | What::Code(_) | What::OwnerType { .. } | What::Bind { .. } => {}
         }
         self.expire(changes);

@@ -3,7 +3,7 @@
 
 use crate::{
     decode::{DecodeError, decode},
-    detect::{Detector, finding::Finding},
+    detect::{Detector, Want, finding::Finding},
     event::{Event, What},
     model::{Change, World},
     sink::{
@@ -128,6 +128,11 @@ impl Stages {
             self.close_uncertain(event.at.exit.time);
         }
         news.extend(self.findings.drain(..).map(Box::new).map(News::Finding));
+    }
+
+    /// What the rules want to be told from now on.
+    pub fn take_wants(&mut self) -> Vec<Want> {
+        self.detector.take_wants()
     }
 
     /// Nothing more will come.

@@ -10,7 +10,7 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    detect::finding::Name,
+    detect::{Want, finding::Name},
     plan::{Level, Plan, Several, Target, User},
     sink::{
         self, FindingCounts, RunMeta, Sink, Sinks, Summary,
@@ -382,8 +382,28 @@ impl Session {
 
     fn drain(&mut self) {
         self.take_in();
+        self.satisfy();
         self.publish();
         self.pythons.look(&mut self.live);
+    }
+
+    /// Asks the kernel for what the rules want to be told. What cannot be had is not told, and they live with it.
+    fn satisfy(&mut self) {
+        for want in self.stages.take_wants() {
+            match want {
+                Want::Uses { tgid, fd, times } => {
+                    if let Err(error) = self.live.watch(tgid, fd, times) {
+                        log::debug!("cannot watch fd {fd} of process {tgid}: {error:#}");
+                    }
+                }
+                Want::Turns { file, fd, times } => {
+                    if let Err(error) = self.live.watch_file(file, fd, times) {
+                        log::debug!("cannot watch the file behind fd {fd}: {error:#}");
+                    }
+                }
+                Want::EpollList { tgid, fd } => self.live.list_epoll(tgid, fd),
+            }
+        }
     }
 
     fn tick(&mut self) {
@@ -478,6 +498,7 @@ impl Session {
                 News::ProcessEnded(pid) => {
                     self.pythons.ended(pid);
                     self.exits += 1;
+                    self.live.unwatch(pid);
                     self.sinks.process_ended(pid)
                 }
                 News::Lifetime(lifetime) => self.sinks.lifetime(&lifetime),

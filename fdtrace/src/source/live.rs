@@ -3,7 +3,13 @@
 //! The only module that knows aya. What it hands on are bytes, with the ring position of each record; losses, ticks and
 //! what user space knows of processes become records of the same stream, so that a recording has everything.
 
-use std::{fs::File, io::Read, thread::JoinHandle, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    fs::File,
+    io::Read,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow};
 use aya::{
@@ -22,7 +28,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::syscalls::{self, Arch};
 
-use super::{clock, kinds, offsets, process};
+use super::{clock, interest, kinds, offsets, process, procfs};
 
 /// The BPF object, built by the build script or handed in by a packager.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fdtrace"));
@@ -43,6 +49,8 @@ const NEXT: [(&str, &str, u32); 3] = [
 const BUSY: Duration = Duration::from_millis(1);
 /// Drains without a record after which the kernel is asked to wake us.
 const IDLE_DRAINS: u32 = 16;
+/// Files watched at a time.
+const WATCHED_FILES: usize = 16_384;
 /// Longest sleep: losses are looked for and time is passed on at least this often.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -87,6 +95,11 @@ pub struct Live {
     traced: HashMap<MapData, u32, [u32; 4]>,
     sieve: Array<MapData, u32>,
     shared: Array<MapData, u64>,
+    watched: HashMap<MapData, u64, [u32; 2]>,
+    /// The slots in `watched`, by process.
+    watching: BTreeSet<(u32, u32)>,
+    /// The files in `watched`, oldest first.
+    watched_files: VecDeque<u64>,
     per_cpu: PerCpuArray<MapData, [u64; 1 + loss::CLASSES]>,
     python: HashMap<MapData, u32, Words<{ size_of::<PyEntry>() / 8 }>>,
     images: HashMap<MapData, [u64; 2], Words<{ size_of::<PyImage>() / 8 }>>,
@@ -142,6 +155,7 @@ impl Live {
         let traced = HashMap::try_from(map(&mut ebpf, "TRACED")?)?;
         let sieve = Array::try_from(map(&mut ebpf, "SIEVE")?)?;
         let shared = Array::try_from(map(&mut ebpf, "SHARED")?)?;
+        let watched = HashMap::try_from(map(&mut ebpf, "WATCHED")?)?;
         let per_cpu = PerCpuArray::try_from(map(&mut ebpf, "PER_CPU")?)?;
         let python = HashMap::try_from(map(&mut ebpf, "PYTHON")?)?;
         let images = HashMap::try_from(map(&mut ebpf, "IMAGES")?)?;
@@ -155,6 +169,9 @@ impl Live {
             traced,
             sieve,
             shared,
+            watched,
+            watching: BTreeSet::new(),
+            watched_files: VecDeque::new(),
             per_cpu,
             python,
             images,
@@ -222,6 +239,65 @@ impl Live {
         self.images
             .insert([key.inode, u64::from(key.dev)], Words::of(image), 0)
             .context("cannot tell the kernel side of an interpreter's file")
+    }
+
+    /// Has the next `times` uses of a number by a process reported. A use is told by its own end, also if it succeeds.
+    pub fn watch(&mut self, tgid: u32, fd: i32, times: u32) -> Result<()> {
+        let Some(number) = self.mark(fd)? else { return Ok(()) };
+        self.watching.insert((tgid, number));
+        let watch = [times, wire::Watch::EVERY];
+        self.watched.insert(wire::watch_key(tgid, number), watch, 0).context("cannot watch the slot")
+    }
+
+    /// Has uses of a file reported, at most `times`, whenever another process than the last one makes them. `fd` is a number
+    /// that it has; under others of which nobody has told it is not seen.
+    pub fn watch_file(&mut self, file: u64, fd: i32, times: u32) -> Result<()> {
+        if file == 0 || self.mark(fd)?.is_none() {
+            return Ok(());
+        }
+        // Their addresses are used again, so the oldest say nothing any more.
+        if !self.watched_files.contains(&file) {
+            self.watched_files.push_back(file);
+        }
+        if self.watched_files.len() > WATCHED_FILES
+            && let Some(old) = self.watched_files.pop_front()
+            && let Err(error) = self.watched.remove(&old)
+        {
+            log::debug!("cannot stop watching a file: {error}");
+        }
+        self.watched.insert(file, [times, 0], 0).context("cannot watch the file")
+    }
+
+    /// Marks a number as one that is worth a look-up.
+    fn mark(&mut self, fd: i32) -> Result<Option<u32>> {
+        let Ok(number) = u32::try_from(fd) else { return Ok(None) };
+        let numbers = self.shared.get(&shared::WATCHED_NUMBERS, 0).unwrap_or(0);
+        // Bits are set and never cleared: a number that is watched once costs a look-up for good.
+        self.shared.set(shared::WATCHED_NUMBERS, numbers | 1 << (number & 63), 0).context("cannot mark the number")?;
+        Ok(Some(number))
+    }
+
+    /// Forgets what was watched in a process that is gone.
+    pub fn unwatch(&mut self, tgid: u32) {
+        let keys: Vec<(u32, u32)> = self.watching.range((tgid, 0)..=(tgid, u32::MAX)).copied().collect();
+        for (tgid, number) in keys {
+            self.watching.remove(&(tgid, number));
+            if let Err(error) = self.watched.remove(&wire::watch_key(tgid, number)) {
+                log::debug!("cannot stop watching fd {number} of process {tgid}: {error}");
+            }
+        }
+    }
+
+    /// Puts the entries of an epoll instance into the stream. A process that is gone has none.
+    pub fn list_epoll(&mut self, tgid: u32, fd: i32) {
+        let list = interest::read(std::path::Path::new(procfs::ROOT), tgid, fd);
+        if let Some(rows) = list {
+            let header = user_header(kind::EPOLL_LIST, tgid);
+            let list = wire::EpollList { header, fd, rows: u32::try_from(rows.len()).unwrap_or(0) };
+            let mut record = bytes_of(&list).to_vec();
+            rows.iter().for_each(|row| record.extend_from_slice(bytes_of(row)));
+            self.queued.push(record);
+        }
     }
 
     /// Processes that are traced now.

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod doctor;
 pub mod ending;
 pub mod inherited;
+mod interest;
 mod kinds;
 pub mod launch;
 pub mod live;

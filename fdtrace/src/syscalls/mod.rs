@@ -91,6 +91,9 @@ pub const F_DUPFD: u32 = 0;
 pub const F_GETFD: u32 = 1;
 pub const F_SETFD: u32 = 2;
 pub const F_GETFL: u32 = 3;
+pub const F_SETFL: u32 = 4;
+pub const F_SETLK: u32 = 6;
+pub const F_SETLKW: u32 = 7;
 pub const F_DUPFD_CLOEXEC: u32 = 1030;
 
 /// A descriptor argument as the kernel takes it: the low 32 bits, signed.

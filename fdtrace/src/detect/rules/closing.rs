@@ -145,7 +145,7 @@ lines.close()
         advice: "never retry a close: after any error but EBADF the number is gone; report the error and go on",
         severity: Severity::High,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "store.c",
             source: r#"int save(int fd) {
@@ -175,7 +175,7 @@ lines.close()
         advice: "wake the waiting thread first (`shutdown`, an eventfd, a signal), let it leave the call, then close",
         severity: Severity::Medium,
         severity_varies: "high if the number is opened again while the thread waits, or if the thread comes back to it",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "server.py",
             source: r#"import os, socket, threading
@@ -207,7 +207,7 @@ os.close(listener.detach())
         advice: "open everything with O_CLOEXEC and let exec close it; otherwise close only what this code has opened",
         severity: Severity::High,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "spawn.py",
             source: r#"import os, select, threading

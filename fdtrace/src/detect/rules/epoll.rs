@@ -56,7 +56,7 @@ asyncio.run(main())
         advice: "remove it from epoll (`EPOLL_CTL_DEL`) before you close the number, and mark copies CLOEXEC",
         severity: Severity::High,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "feed.py",
             source: r#"import os, select, subprocess
@@ -87,7 +87,7 @@ while True:
         advice: "stop the watcher before you close its number, and let the loop close it",
         severity: Severity::High,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "watch.py",
             source: r#"import os, gevent, gevent.socket
@@ -114,7 +114,7 @@ watcher.events = 3
         advice: "remove it from epoll (`EPOLL_CTL_DEL`) before you close the number",
         severity: Severity::High,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "pool.c",
             source: r#"void reconnect(struct conn *c) {

@@ -20,7 +20,7 @@ pub(super) const RULES: &[RuleText] = &[
         advice: "close at the place that the report names, also on its error paths: `with`, `defer`, RAII",
         severity: Severity::Medium,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "sizes.py",
             source: r#"import os
@@ -42,7 +42,7 @@ def size(path):
         advice: "look at the first places in the list; if they are all needed, raise the limit (`ulimit -n`, LimitNOFILE=)",
         severity: Severity::Medium,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "sizes.py",
             source: r#"import os
@@ -70,7 +70,7 @@ def size(path):
         advice: "open with O_CLOEXEC (`open(…, O_CLOEXEC)`, `accept4`, `pipe2`), and clear it only for what the child shall have",
         severity: Severity::Medium,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "shop.py",
             source: r#"import lmdb, subprocess
@@ -92,7 +92,7 @@ subprocess.run(["mailer"], close_fds=False)
         advice: "mark in the call that opens: O_CLOEXEC, SOCK_CLOEXEC, `pipe2`, `accept4`, `F_DUPFD_CLOEXEC`, `mkostemp`",
         severity: Severity::Medium,
         severity_varies: "a note if no fork fell between",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "net.c",
             source: r#"void *connector(void *arg) {

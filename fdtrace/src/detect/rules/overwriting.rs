@@ -20,7 +20,7 @@ pub(super) const RULES: &[RuleText] = &[
         advice: "do not choose numbers: keep what `dup` or `fcntl(F_DUPFD_CLOEXEC)` gives, or reserve the fixed ones at start",
         severity: Severity::Medium,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "agent.c",
             source: r#"void setup(int channel) {
@@ -50,7 +50,7 @@ void serve(struct db *db) {
         advice: "keep saved copies above the numbers you assign: `fcntl(fd, F_DUPFD_CLOEXEC, 10)`, as shells do",
         severity: Severity::High,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "launch.c",
             source: r#"int saved = dup(1);         /* gives 5 */
@@ -77,7 +77,7 @@ dup2(saved, 1);             /* puts the control pipe on stdout */
         advice: "never leave 0, 1 or 2 closed: put /dev/null there, before anything else is opened",
         severity: Severity::High,
         severity_varies: "a note until somebody writes to it as stdio",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "daemon.py",
             source: r#"import os, lmdb, subprocess

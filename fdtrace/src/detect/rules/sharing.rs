@@ -19,7 +19,7 @@ pub(super) const RULES: &[RuleText] = &[
         advice: "open connections after the fork, one for each process; in the child drop inherited ones without saying goodbye on them",
         severity: Severity::High,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "jobs.py",
             source: r#"import os, psycopg2
@@ -52,7 +52,7 @@ while True:
         advice: "open the file in each process, or use `pread` and `pwrite`; for logs use O_APPEND",
         severity: Severity::Medium,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "split.py",
             source: r#"import os
@@ -79,7 +79,7 @@ while record := words.read(64):
         advice: "open the file anew (`/proc/self/fd/N` for a terminal or pipe) before you change its flags, or put them back on exit",
         severity: Severity::Medium,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "tee.c",
             source: r#"void child(void) {
@@ -108,7 +108,7 @@ void parent(void) {
         advice: "use `F_OFD_SETLK` or `flock`, or open a locked file only once in each process",
         severity: Severity::Medium,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "ledger.py",
             source: r#"import fcntl
@@ -137,7 +137,7 @@ ledger.write(entry)
         advice: "close in the child what it does not need, or let it exec with O_CLOEXEC set; use `shutdown` to end a connection for everybody",
         severity: Severity::Medium,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "port.py",
             source: r#"import os, socket, time

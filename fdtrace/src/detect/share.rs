@@ -1,0 +1,280 @@
+//! One description in two hands: `shared-stream`, `shared-offset`, `shared-flags`.
+//!
+//! Which process uses a descriptor is not reported unasked. When a fork copies one of the kinds below, the kernel side is
+//! asked to tell whenever another process than the last one uses it: turns are seen, and long monologues cost nothing.
+//!
+//! * `shared-stream`: reads and writes on one stream socket by two live tables, in turns A, B, A, B. *Proof.* File and table
+//!   identity. *Look-alikes.* A, B: a server hands a client over; A, B, A: separated privileges; pipes, eventfds, listening
+//!   sockets, standard streams; processes that have run another program since.
+//! * `shared-offset`: the same for reads, writes and seeks that move the offset of one regular file without `O_APPEND`.
+//!   *Look-alikes.* `pread`, logs, a shell and its children on the standard streams.
+//! * `shared-flags`: one side set `O_NONBLOCK`, and another side, which never did, got `EAGAIN`. *Look-alikes.* Descriptions
+//!   in an event loop's hands; flags that are put back.
+
+use std::{collections::HashMap, rc::Rc};
+
+use crate::{
+    model::{
+        Change, World,
+        description::{Description, Kind, Serial},
+        table::{Origin, SlotId, TableId},
+    },
+    order::Stamp,
+};
+
+use super::{
+    Cause, Out, Want,
+    evidence::{self, act, object},
+    finding::{Confidence, Finding, Role, Severity, Verb},
+};
+
+/// Uses asked for.
+const USES: u32 = 64;
+/// Turns that make a finding: A, B, A, B.
+const TURNS: usize = 4;
+/// Turns remembered for one description.
+const KEPT: usize = 24;
+const REMEMBERED: usize = 16_384;
+const SOCK_STREAM: u16 = 1;
+const SOCK_SEQPACKET: u16 = 5;
+const O_APPEND: u32 = 0o2000;
+const O_NONBLOCK: u32 = 0o4000;
+const EAGAIN: i32 = 11;
+
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    shared: HashMap<Serial, Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    description: Rc<Description>,
+    /// Who used it, by turns.
+    turns: Vec<Turn>,
+    told: bool,
+    /// Who made it non-blocking.
+    nonblocking: Option<(TableId, Rc<Stamp>)>,
+    flags_told: bool,
+}
+
+#[derive(Debug)]
+struct Turn {
+    table: TableId,
+    slot: SlotId,
+    number: u32,
+    by: Rc<Stamp>,
+}
+
+impl Rules {
+    pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
+        match change {
+            // A connection that is being made: a fork may follow at any time, and a short talk be over before we know.
+            Change::Installed { slot, by, .. } if by.is("socket") && slot.fd > 2 => {
+                if let Some(live) = world.slot(*slot).and_then(|slot| slot.live())
+                    && matters(&live.data.description)
+                {
+                    out.wants.push(Want::Turns { file: live.data.description.file, fd: slot.fd, times: USES });
+                }
+            }
+            // A row of a copied table.
+            Change::Installed { slot, by, .. } if by.sys.is_none() => {
+                let Some(live) = world.slot(*slot).and_then(|slot| slot.live()) else { return };
+                let description = &live.data.description;
+                if !matches!(live.data.origin, Origin::Inherited { .. }) {
+                    return;
+                }
+                if !matters(description) || slot.fd <= 2 || self.shared.len() >= REMEMBERED {
+                    return;
+                }
+                let known = self.shared.contains_key(&description.serial);
+                if !known {
+                    let description = Rc::clone(description);
+                    let fresh =
+                        Shared { description, turns: Vec::new(), told: false, nonblocking: None, flags_told: false };
+                    self.shared.insert(live.data.description.serial, fresh);
+                }
+                out.wants.push(Want::Turns { file: live.data.description.file, fd: slot.fd, times: USES });
+            }
+            Change::Used { slot, number, by } if !self.shared.is_empty() => self.used(*slot, *number, by, world, out),
+            Change::FlagsSet { slot, flags, by, .. } if !self.shared.is_empty() => {
+                let Some(live) = world.slot(*slot).and_then(|slot| slot.live()) else { return };
+                let Some(shared) = self.shared.get_mut(&live.data.description.serial) else { return };
+                shared.nonblocking = (flags & O_NONBLOCK != 0).then(|| (slot.table, Rc::clone(by)));
+            }
+            // Whoever runs another program uses what it was given, on purpose.
+            Change::Execed { process } if !self.shared.is_empty() => {
+                let Some(table) = world.table_of_process(*process) else { return };
+                for shared in self.shared.values_mut() {
+                    shared.turns.retain(|turn| turn.table != table.id);
+                }
+            }
+            Change::TableDied { .. } => self.shared.retain(|_, shared| shared.description.holders.get() > 1),
+            _ => {}
+        }
+    }
+
+    fn used(&mut self, slot: SlotId, number: u32, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {
+        let Some(life) = world.slot(slot).and_then(|slot| slot.life(number)) else { return };
+        let Some(shared) = self.shared.get_mut(&life.data.description.serial) else { return };
+        let call = by.sys.map_or("", |sys| sys.name);
+        if by.errno() == Some(EAGAIN) && moves(call) {
+            eagain(shared, slot, number, by, world, out);
+        }
+        if shared.told || by.ret <= 0 || !moves(call) || execed_since_fork(by.tgid, world) {
+            return;
+        }
+        if shared.turns.last().is_some_and(|turn| turn.table == slot.table) {
+            return;
+        }
+        shared.turns.push(Turn { table: slot.table, slot, number, by: Rc::clone(by) });
+        // Only the last turns of two that are alive count.
+        let alive = |table: &TableId| world.tables.get(table).is_some_and(|table| table.alive());
+        shared.turns.retain(|turn| alive(&turn.table));
+        shared.turns.dedup_by_key(|turn| turn.table);
+        let keep = shared.turns.len().saturating_sub(KEPT);
+        shared.turns.drain(..keep);
+        // There may be more than two at the table: each pair is looked at by itself.
+        for other in alternating(&shared.turns, slot.table) {
+            let turns: Vec<&Turn> = pair(&shared.turns, slot.table, other);
+            if let [.., a, b, c, d] = turns.as_slice() {
+                tell(&shared.description, [a, b, c, d], world, out);
+                shared.told = true;
+                break;
+            }
+        }
+        if shared.told {
+            shared.turns.clear();
+        }
+    }
+}
+
+/// Those that have had as many turns with this table as it takes.
+fn alternating(turns: &[Turn], table: TableId) -> Vec<TableId> {
+    let mut others: Vec<TableId> = turns.iter().map(|turn| turn.table).filter(|other| *other != table).collect();
+    others.sort_unstable();
+    others.dedup();
+    others.retain(|other| pair(turns, table, *other).len() >= TURNS);
+    others
+}
+
+/// The turns of two tables, each change of hands once.
+fn pair(turns: &[Turn], a: TableId, b: TableId) -> Vec<&Turn> {
+    let mut both: Vec<&Turn> = turns.iter().filter(|turn| turn.table == a || turn.table == b).collect();
+    both.dedup_by_key(|turn| turn.table);
+    both
+}
+
+fn matters(description: &Description) -> bool {
+    let Some(details) = description.details() else { return false };
+    match details.kind {
+        Kind::Socket { sock_type, .. } => matches!(sock_type, SOCK_STREAM | SOCK_SEQPACKET),
+        Kind::File => details.info.flags & O_APPEND == 0,
+        _ => false,
+    }
+}
+
+/// Takes from a stream, adds to it, or moves an offset.
+fn moves(call: &str) -> bool {
+    matches!(
+        call,
+        "read" | "readv" | "write" | "writev" | "recvfrom" | "recvmsg" | "sendto" | "sendmsg" | "sendfile" | "lseek"
+    )
+}
+
+fn execed_since_fork(tgid: u32, world: &World) -> bool {
+    let Some(process) = world.processes.get(&tgid) else { return false };
+    match (process.forked, process.execed) {
+        (Some(forked), Some(execed)) => {
+            execed.pos > forked.pos
+                && process.parent.is_some_and(|parent| {
+                    // The first program of the trace was started by us: what it shares, it shares with its own children.
+                    world.processes.contains_key(&parent)
+                })
+        }
+        _ => false,
+    }
+}
+
+fn tell(description: &Description, turns: [&Turn; TURNS], world: &World, out: &mut Out<'_>) {
+    let [first, second, ..] = turns;
+    let is_file = description.kind() == Kind::File;
+    let rule = if is_file { "shared-offset" } else { "shared-stream" };
+    let complete = [first, second]
+        .iter()
+        .all(|turn| world.tables.get(&turn.table).is_some_and(|table| table.complete_since(first.by.at.exit.time)));
+    let timeline: Vec<_> = turns
+        .iter()
+        .map(|turn| {
+            let mut line = act(&turn.by, turn.slot.fd, Verb::Used).of_generation(turn.number);
+            line.object = object(description);
+            line
+        })
+        .collect();
+    let mut timeline = timeline;
+    let role = |line: &mut super::finding::Act, role, remark: &str| {
+        (line.role, line.remark) = (Some(role), Some(remark.to_owned()));
+    };
+    // Who forked later is the guest.
+    let forked =
+        |turn: &Turn| world.processes.get(&turn.by.tgid).and_then(|process| process.forked).map_or(0, |at| at.pos);
+    let guest = usize::from(forked(second) >= forked(first));
+    let (culprit, victim) = (2 + guest, 3 - guest);
+    role(&mut timeline[culprit], Role::Culprit, "goes on using what the other side uses");
+    role(&mut timeline[victim], Role::Victim, "shares it since the fork");
+    let (a, b) = (evidence::shown_process(world, first.by.tgid), evidence::shown_process(world, second.by.tgid));
+    let what = evidence::shown(description);
+    let message = if is_file {
+        format!("{a} and {b} move the offset of {what} in turns: each read or write of one moves it for the other")
+    } else {
+        format!("{a} and {b} talk over the same {what} in turns: what is meant for one reaches the other")
+    };
+    let (pid, fd, number) = (&turns[victim].by, turns[victim].slot.fd, turns[victim].number);
+    let incident = out.incidents.number(Cause::Description(description.serial));
+    // Taking turns on a file can be agreed on, with a lock of some kind, and then it is no mistake.
+    let sure = if is_file { Confidence::Possible } else { Confidence::Proven };
+    let base = evidence::finding(rule, incident, pid, fd, world);
+    out.findings.push(Finding {
+        confidence: if complete { sure } else { Confidence::Possible },
+        severity: if is_file { Severity::Medium } else { base.severity },
+        generation: Some(number),
+        message,
+        culprit: Some(timeline[culprit].clone()),
+        victim: Some(timeline[victim].clone()),
+        timeline,
+        complete,
+        ..base
+    });
+}
+
+/// A call found nothing ready, and would have waited had nobody touched the flags.
+fn eagain(shared: &mut Shared, slot: SlotId, number: u32, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {
+    let Some((setter, set)) = &shared.nonblocking else { return };
+    if *setter == slot.table || shared.flags_told || shared.description.watched.get() > 0 {
+        return;
+    }
+    shared.flags_told = true;
+    let description = &shared.description;
+    let complete = world.tables.get(&slot.table).is_some_and(|table| table.complete_since(set.at.exit.time));
+    let mut culprit = act(set, crate::syscalls::fd(set.args[0]), Verb::Modified)
+        .with_role(Role::Culprit, "made it non-blocking for everybody");
+    culprit.object = object(description);
+    let mut victim =
+        act(by, slot.fd, Verb::Used).of_generation(number).with_role(Role::Victim, "did not ask for EAGAIN");
+    victim.object = object(description);
+    let incident = out.incidents.number(Cause::Description(description.serial));
+    out.findings.push(Finding {
+        confidence: if complete { Confidence::Proven } else { Confidence::Possible },
+        generation: Some(number),
+        message: format!(
+            "{} set O_NONBLOCK on {}, which {} uses too and got EAGAIN from",
+            evidence::shown_process(world, set.tgid),
+            evidence::shown(description),
+            evidence::shown_process(world, by.tgid)
+        ),
+        timeline: vec![culprit.clone(), victim.clone()],
+        culprit: Some(culprit),
+        victim: Some(victim),
+        complete,
+        ..evidence::finding("shared-flags", incident, by, slot.fd, world)
+    });
+}

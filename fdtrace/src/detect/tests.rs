@@ -1,0 +1,252 @@
+//! Each rule: the shortest story that breaks it, and the twin that does not.
+
+use crate::tests::story::{findings, run};
+
+/// The findings of a story, without those of other rules.
+fn of(rule: &str, script: &str) -> Vec<String> {
+    findings(script).into_iter().filter(|line| line.starts_with(rule)).collect()
+}
+
+const NONE: [&str; 0] = [];
+
+#[test]
+fn double_close() {
+    assert_eq!(findings("1 open /a -> 3\n1 close 3\n1 close 3 = EBADF\nsleep 200"), ["double-close proven 1 3"]);
+    assert_eq!(findings("1 open /a -> 3\n1 close 3\n1 open /b -> 3\n1 close 3\nsleep 200"), NONE);
+    // Numbers that were never open.
+    assert_eq!(findings("1 close 9 = EBADF\n1 close -1 = EBADF\nsleep 200"), NONE);
+}
+
+#[test]
+fn a_sweep_is_no_double_close() {
+    let mut script = String::from("1 open /a -> 5\n1 close 5\n");
+    (3..30).for_each(|fd| script.push_str(&format!("1 close {fd} = EBADF\n")));
+    assert_eq!(findings(&script), NONE);
+}
+
+#[test]
+fn use_after_close() {
+    assert_eq!(findings("1 open /a -> 3\n1 close 3\n1 read 3 = EBADF"), ["use-after-close proven 1 3"]);
+    assert_eq!(findings("1 open /a -> 3\n1 close 3\n1 fstat 3 = EBADF"), NONE);
+}
+
+#[test]
+fn close_after_eintr() {
+    let rule = "close-after-eintr";
+    assert_eq!(of(rule, "1 open /a -> 3\n1 close 3 = EINTR\n1 close 3 = EBADF"), ["close-after-eintr proven 1 3"]);
+    let taken = "1 open /a -> 3\n1 thread 7\n1 close 3 = EIO\n1.7 open /b -> 3\n1 close 3";
+    assert_eq!(of(rule, taken), ["close-after-eintr proven 1 3"]);
+    assert_eq!(findings("1 open /a -> 3\n1 close 3 = EINTR\n1 open /b -> 3\n1 close 3"), NONE);
+    assert_eq!(findings("1 open /a -> 3\n1 close 3 = EINTR\n1 exit"), NONE);
+}
+
+const EPOLL: &str = "1 epoll_create1 -> 3\n1 socket -> 4\n1 epoll_ctl 3 ADD 4\n";
+
+#[test]
+fn epoll_stale_ctl() {
+    let rule = "epoll-stale-ctl";
+    let story = |tail: &str| of(rule, &format!("{EPOLL}{tail}"));
+    assert_eq!(story("1 close 4\n1 epoll_ctl 3 MOD 4 = EBADF"), ["epoll-stale-ctl proven 1 4"]);
+    assert_eq!(story("1 close 4\n1 open /a -> 4\n1 epoll_ctl 3 DEL 4 = EPERM"), ["epoll-stale-ctl proven 1 4"]);
+    let missing = "1 close 4\n1 socket -> 4\n1 epoll_ctl 3 MOD 4 = ENOENT\n";
+    assert_eq!(story(&format!("{missing}sleep 200")), ["epoll-stale-ctl proven 1 4"]);
+    assert_eq!(story(&format!("{missing}1 epoll_ctl 3 ADD 4\nsleep 200")), ["epoll-stale-ctl possible 1 4"]);
+    assert_eq!(story("1 close 4\n1 socket -> 4\n1 epoll_ctl 3 DEL 4 = ENOENT\nsleep 200"), NONE);
+    assert_eq!(story("1 epoll_ctl 3 ADD 4 = EEXIST\nsleep 200"), NONE);
+    assert_eq!(story("1 epoll_ctl 3 DEL 4\n1 close 4"), NONE);
+}
+
+#[test]
+fn ghost_event() {
+    let rule = "ghost-event";
+    let story = |tail: &str| of(rule, &format!("{EPOLL}{tail}"));
+    assert_eq!(story("1 dup 4 -> 5\n1 close 4\n1 epoll_wait 3 -> 4"), ["ghost-event proven 1 4"]);
+    assert_eq!(story("1 dup 4 -> 5\n1 close 4\n1 open /a -> 4\n1 epoll_wait 3 -> 4"), ["ghost-event proven 1 4"]);
+    assert_eq!(story("1 epoll_wait 3 -> 4\n1 close 4\n1 epoll_wait 3"), NONE);
+    // Under way when it was closed.
+    assert_eq!(story("1 dup 4 -> 5\n1 thread 7\n1.7 begin\n1 close 4\n1.7 epoll_wait 3 -> 4"), NONE);
+    // A child that has not run its program yet.
+    assert_eq!(story("1 fork -> 2\n1 close 4\n1 epoll_wait 3 -> 4"), NONE);
+    assert_eq!(story("1 fork -> 2\n1 close 4\nsleep 100\n1 epoll_wait 3 -> 4"), ["ghost-event proven 1 4"]);
+}
+
+#[test]
+fn unknown_events_make_the_rule_ask() {
+    let run = run("1 epoll_create1 -> 3\n1 epoll_wait 3 -> 9");
+    assert_eq!(run.wants, [crate::detect::Want::EpollList { tgid: 1, fd: 3 }]);
+}
+
+#[test]
+fn epoll_duplicate_entry() {
+    let rule = "epoll-duplicate-entry";
+    let story = |tail: &str| of(rule, &format!("{EPOLL}{tail}"));
+    let again = "1 close 4\n1 socket -> 4\n1 epoll_ctl 3 ADD 4\n";
+    assert_eq!(story(&format!("1 dup 4 -> 5\n{again}")), ["epoll-duplicate-entry proven 1 4"]);
+    assert_eq!(story(again), NONE);
+    assert_eq!(story(&format!("1 fork -> 2\n{again}2 exit\nsleep 100")), NONE);
+    assert_eq!(story(&format!("1 fork -> 2\n{again}sleep 100")), ["epoll-duplicate-entry proven 1 4"]);
+}
+
+#[test]
+fn close_while_blocked() {
+    let rule = "close-while-blocked";
+    let story = |tail: &str| of(rule, &format!("1 socket -> 3\n1 thread 7\n{tail}"));
+    assert_eq!(
+        story("1.7 begin\n1 close 3\nsleep 20\n1.7 recvfrom 3 = ECONNRESET"),
+        ["close-while-blocked proven 1 3"]
+    );
+    assert_eq!(story("1 shutdown 3\n1.7 begin\n1 close 3\nsleep 20\n1.7 recvfrom 3"), NONE);
+    // On its way out.
+    assert_eq!(story("1.7 begin\n1 close 3\n1.7 recvfrom 3 5"), NONE);
+    assert_eq!(story("1 open /a -> 4\n1.7 begin\n1 dup2 4 3\nsleep 20\n1.7 recvfrom 3"), NONE);
+}
+
+#[test]
+fn bulk_close() {
+    let rule = "bulk-close";
+    let story = |tail: &str| of(rule, &format!("1 epoll_create1 -> 3\n1 thread 7\n{tail}"));
+    assert_eq!(story("1 close_range 3 100\n1.7 epoll_wait 3 = EBADF"), ["bulk-close proven 1 3"]);
+    assert_eq!(story("1.7 begin\n1 close_range 3 100\nsleep 20\n1.7 epoll_wait 3"), ["bulk-close proven 1 3"]);
+    assert_eq!(story("1 close_range 3 100\n1 exec /bin/sh\n1 read 3 = EBADF"), NONE);
+    assert_eq!(story("1 close_range 3 100"), NONE);
+    let mut sweep = String::new();
+    (3..20).for_each(|fd| sweep.push_str(&format!("1 close {fd}{}\n", if fd == 3 { "" } else { " = EBADF" })));
+    assert_eq!(story(&format!("{sweep}1.7 epoll_wait 3 = EBADF")), ["bulk-close proven 1 3"]);
+}
+
+#[test]
+fn clobbered_fd() {
+    let rule = "clobbered-fd";
+    let story = |tail: &str| of(rule, &format!("1 open /db rw -> 3\n1 pipe2 -> 4 5\n{tail}"));
+    assert_eq!(story("1 dup2 4 3\n1 pwrite64 3 = ESPIPE"), ["clobbered-fd proven 1 3"]);
+    assert_eq!(story("1 thread 7\n1.7 dup2 4 3\nsleep 1100"), ["clobbered-fd likely 1 3"]);
+    assert_eq!(story("1 dup2 4 3\nsleep 1100"), NONE);
+    assert_eq!(story("1 dup 3 -> 6\n1 dup2 4 3\n1 dup2 6 3"), NONE);
+    assert_eq!(story("1 fork -> 2\n2 dup2 4 3\n2 exec /bin/sh\n2 pwrite64 3 = ESPIPE"), NONE);
+    assert_eq!(story("1 open /dev/null -> 6\n1 dup2 6 3\n1 pwrite64 3 = ESPIPE"), NONE);
+}
+
+#[test]
+fn saved_fd_overwritten() {
+    let rule = "saved-fd-overwritten";
+    let start = "1 open /out -> 1\n1 open /log -> 3\n1 pipe2 -> 8 9\n1 dup 1 -> 5\n1 dup2 3 1\n";
+    assert_eq!(of(rule, &format!("{start}1 dup2 8 5\n1 dup2 5 1")), ["saved-fd-overwritten proven 1 5"]);
+    assert_eq!(of(rule, &format!("{start}1 dup2 5 1\n1 close 5")), NONE);
+    // Put back first, used for something else then.
+    assert_eq!(of(rule, &format!("{start}1 dup2 5 1\n1 dup2 8 5\n1 dup2 5 1")), NONE);
+}
+
+#[test]
+fn stdio_recycled() {
+    let rule = "stdio-recycled";
+    let story = |tail: &str| of(rule, &format!("1 open /tty rw -> 2\n1 close 2\n{tail}"));
+    let shell = "1 fork -> 2\n2 exec /bin/sh\n2 write 2 40";
+    assert_eq!(story(&format!("1 open /data.mdb rw -> 2\n{shell}")), ["stdio-recycled proven 2 2"]);
+    assert_eq!(story(&format!("1 open /log append -> 2\n{shell}")), NONE);
+    assert_eq!(story(&format!("1 open /data.mdb rw cloexec -> 2\n{shell}")), NONE);
+    assert_eq!(story("1 open /data.mdb rw -> 2\n1 write 2 40"), NONE);
+}
+
+#[test]
+fn shared_stream() {
+    let rule = "shared-stream";
+    let story = |tail: &str| of(rule, &format!("1 socket -> 3\n1 fork -> 2\n{tail}"));
+    let (a, b) = ("1 sendto 3 9\n", "2 sendto 3 9\n");
+    assert_eq!(story(&format!("{a}{b}{a}{b}")), ["shared-stream proven 1 3"]);
+    assert_eq!(story(&format!("{a}{b}{b}{b}{a}")), NONE);
+    assert_eq!(story(&format!("{a}{b}2 exec /bin/cat\n{a}{b}")), NONE);
+    assert_eq!(of(rule, &format!("1 pipe2 -> 3 4\n1 fork -> 2\n{a}{b}{a}{b}")), NONE);
+}
+
+#[test]
+fn shared_offset() {
+    let rule = "shared-offset";
+    let turns = "1 fork -> 2\n1 read 3 9\n2 read 3 9\n1 read 3 9\n2 read 3 9";
+    assert_eq!(of(rule, &format!("1 open /words -> 3\n{turns}")), ["shared-offset possible 1 3"]);
+    assert_eq!(of(rule, &format!("1 open /log append -> 3\n{turns}")), NONE);
+    let own = turns.replace("read", "pread64");
+    assert_eq!(of(rule, &format!("1 open /words -> 3\n{own}")), NONE);
+}
+
+#[test]
+fn shared_flags() {
+    let rule = "shared-flags";
+    let story = |tail: &str| of(rule, &format!("1 socket -> 3\n1 fork -> 2\n{tail}"));
+    assert_eq!(story("2 setfl 3 2048\n1 read 3 = EAGAIN"), ["shared-flags proven 1 3"]);
+    assert_eq!(story("2 setfl 3 2048\n2 setfl 3 0\n1 read 3 = EAGAIN"), NONE);
+    assert_eq!(story("1 setfl 3 2048\n1 read 3 = EAGAIN"), NONE);
+}
+
+#[test]
+fn posix_lock_dropped() {
+    let rule = "posix-lock-dropped";
+    let story = |tail: &str| of(rule, &format!("1 open /ledger rw -> 3\n1 lock 3\n{tail}"));
+    assert_eq!(story("1 open /ledger -> 4\n1 close 4"), ["posix-lock-dropped proven 1 3"]);
+    assert_eq!(story("1 unlock 3\n1 open /ledger -> 4\n1 close 4"), NONE);
+    assert_eq!(story("1 open /other -> 4\n1 close 4"), NONE);
+    assert_eq!(story("1 close 3"), NONE);
+}
+
+#[test]
+fn fd_limit_and_leak() {
+    let mut script = String::new();
+    (3..40).for_each(|fd| script.push_str(&format!("1 inotify_init1 -> {fd}\n")));
+    assert_eq!(of("fd-leak", &format!("{script}1 exit")), ["fd-leak possible 1 39"]);
+    assert_eq!(of("fd-leak", &format!("{script}1 close 5\n1 exit")), NONE);
+    assert_eq!(of("fd-limit", &format!("{script}1 socket = EMFILE\n1 socket = EMFILE")), ["fd-limit proven 1 -1"]);
+    assert_eq!(of("fd-leak", "1 inotify_init1 -> 3\n1 exit"), NONE);
+}
+
+#[test]
+fn exec_leak() {
+    let rule = "exec-leak";
+    let story = |tail: &str| of(rule, &format!("1 open /data.mdb rw -> 3\n{tail}"));
+    assert_eq!(story("1 fork -> 2\n2 exec /bin/ls\n2 exit"), ["exec-leak likely 2 3"]);
+    assert_eq!(story("1 fork -> 2\n2 exec /bin/ls\n2 read 3 5\n2 exit"), NONE);
+    assert_eq!(story("1 fork -> 2\n2 exec /bin/ls --db-fd=3\n2 exit"), NONE);
+    assert_eq!(story("1 cloexec 3\n1 fork -> 2\n2 exec /bin/ls\n2 exit"), NONE);
+    assert_eq!(story("1 cloexec 3\n1 nocloexec 3\n1 fork -> 2\n2 exec /bin/ls\n2 exit"), NONE);
+    assert_eq!(of(rule, "1 pipe2 -> 3 4\n1 fork -> 2\n2 exec /bin/ls\n2 exit"), NONE);
+}
+
+#[test]
+fn cloexec_race() {
+    let rule = "cloexec-race";
+    let story = |tail: &str| of(rule, &format!("1 thread 7\n1 socket -> 3\n{tail}"));
+    assert_eq!(story("1.7 fork -> 2\n1 cloexec 3\n2 exec /bin/sh"), ["cloexec-race proven 1 3"]);
+    assert_eq!(story("1.7 fork -> 2\n2 exec /bin/sh\n1 cloexec 3"), ["cloexec-race proven 1 3"]);
+    assert_eq!(story("1.7 fork -> 2\n1 cloexec 3\n2 close 3\n2 exec /bin/sh"), NONE);
+    assert_eq!(story("1 fork -> 2\n1 cloexec 3\n2 exec /bin/sh"), NONE);
+    assert_eq!(story("1 cloexec 3\n1.7 fork -> 2\n2 exec /bin/sh"), NONE);
+}
+
+#[test]
+fn held_by_fork() {
+    let rule = "held-by-fork";
+    let story = |tail: &str| of(rule, &format!("1 socket -> 3\n1 bind 3\n1 fork -> 2\n{tail}"));
+    assert_eq!(story("1 close 3\n1 socket -> 3\n1 bind 3 = EADDRINUSE"), ["held-by-fork likely 1 3"]);
+    assert_eq!(story("2 close 3\n1 close 3\n1 socket -> 3\n1 bind 3 = EADDRINUSE"), NONE);
+    assert_eq!(story("1 close 3"), NONE);
+}
+
+#[test]
+fn epoll_shared_across_fork() {
+    let rule = "epoll-shared-across-fork";
+    let story = |tail: &str| of(rule, &format!("{EPOLL}1 epoll_wait 3\n1 fork -> 2\n{tail}"));
+    assert_eq!(story("2 epoll_ctl 3 DEL 4\n1 epoll_wait 3"), ["epoll-shared-across-fork proven 2 3"]);
+    assert_eq!(story("2 close 3\n1 epoll_wait 3"), NONE);
+}
+
+#[test]
+fn lost_events_leave_nothing_proven() {
+    let mut run = crate::tests::story::Script::new();
+    run.line("1 open /a -> 3");
+    let at = crate::event::Interval { enter: None, exit: run.world.now() };
+    let lost = crate::event::What::Lost { since: 0, by_class: [1; fdtrace_common::wire::loss::CLASSES] };
+    run.world.apply(&crate::event::Event { at, tgid: 0, tid: 0, table: 0, what: lost }, &mut Vec::new());
+    for line in ["1 close 3 = EINTR", "1 close 3 = EBADF", "1 read 3 = EBADF", "sleep 200"] {
+        run.line(line);
+    }
+    assert!(!run.findings.is_empty());
+    assert!(run.summary().iter().all(|line| line.contains(" possible ")), "{:?}", run.summary());
+}

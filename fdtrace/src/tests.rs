@@ -1,0 +1,3 @@
+//! What tests of several stages share.
+
+pub mod story;
