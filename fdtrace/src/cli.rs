@@ -8,7 +8,7 @@ use crate::plan::{Level, Output, Plan, Record, Several, Target, User};
 
 mod recordings;
 
-pub use recordings::{Report, Verify};
+pub use recordings::{Export, Report, Timeline, Verify};
 
 /// Tells you who closed your file descriptor: which process and thread, by which call, and what the number was before.
 #[derive(Debug, Parser)]
@@ -50,6 +50,10 @@ pub enum Verb {
     Explain { rule: Option<String> },
     /// Findings of a recording, again, with today's rules
     Report(Report),
+    /// The lives of descriptors in a recording, generation by generation
+    Timeline(Timeline),
+    /// A recording in another form: for a browser, Perfetto, SQL, a spreadsheet, or a program
+    Export(Export),
     /// Is a recording in good order, and what does it hold
     Verify(Verify),
 }

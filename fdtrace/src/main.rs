@@ -27,6 +27,8 @@ fn run(cli: Cli) -> Result<Outcome, Failure> {
         Some(Verb::Doctor { json }) => Ok(pipeline::doctor(json)),
         Some(Verb::Explain { rule }) => pipeline::explain(rule.as_deref()),
         Some(Verb::Report(report)) => pipeline::report(&report.plan()),
+        Some(Verb::Timeline(timeline)) => pipeline::timeline(&timeline.plan()),
+        Some(Verb::Export(export)) => pipeline::export(&export.plan()),
         Some(Verb::Verify(verify)) => pipeline::verify(&verify.plan()),
         None => {
             let plan = cli.plan().map_err(Failure::wrong_use)?;

@@ -109,3 +109,40 @@ pub struct ReportPlan {
     /// Exit status when there are findings at least this sure.
     pub findings_exit: Option<(Level, i32)>,
 }
+
+/// Which descriptors.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    pub pids: Vec<u32>,
+    pub fds: Vec<i32>,
+    /// Part of the path, or of what else the descriptor is called.
+    pub path: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TimelinePlan {
+    pub reading: Reading,
+    pub filter: Filter,
+    /// Columns; `None`: those of the terminal.
+    pub width: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ExportPlan {
+    pub reading: Reading,
+    pub filter: Filter,
+    pub format: Format,
+    pub output: PathBuf,
+    pub force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    JsonLines,
+    /// One table: the lifetimes, or the findings.
+    CsvLifetimes,
+    CsvFindings,
+    Sqlite,
+    Perfetto,
+    Html,
+}

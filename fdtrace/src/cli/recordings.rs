@@ -1,35 +1,46 @@
 //! The verbs that read recordings.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
-use crate::plan::{Level, Output, Point, Range, Reading, ReportPlan};
+use crate::plan::{ExportPlan, Filter, Format, Level, Output, Point, Range, Reading, ReportPlan, TimelinePlan};
 
 use super::{FailOn, seconds};
 
-/// Which recording, and how much of it.
+/// Which recording.
 #[derive(Debug, Args)]
 pub struct Source {
     /// Files of one recording, in order (`-`: standard input)
     #[arg(required = true, value_name = "FILE.fdt")]
     files: Vec<PathBuf>,
-    /// Leave out what came before: seconds since the start (`90`, `1.5s`, `3m`, `2h`) or a time (`2025-11-23T03:00:00Z`)
-    #[arg(long, value_name = "WHEN", value_parser = point)]
-    from: Option<Point>,
-    /// Leave out what came after
-    #[arg(long, value_name = "WHEN", value_parser = point)]
-    to: Option<Point>,
     /// No progress bar and no remarks on the file
     #[arg(short, long)]
     quiet: bool,
 }
 
 impl Source {
-    pub(super) fn plan(self) -> Reading {
-        let Self { files, from, to, quiet } = self;
-        Reading { files, range: Range { from, to }, quiet }
+    fn plan(self, range: Range) -> Reading {
+        let Self { files, quiet } = self;
+        Reading { files, range, quiet }
+    }
+}
+
+/// How much of it.
+#[derive(Debug, Args)]
+pub struct Part {
+    /// Leave out what came before: seconds since the start (`90`, `1.5s`, `3m`, `2h`) or a time (`2025-11-23T03:00:00Z`)
+    #[arg(long, value_name = "WHEN", value_parser = point)]
+    from: Option<Point>,
+    /// Leave out what came after
+    #[arg(long, value_name = "WHEN", value_parser = point)]
+    to: Option<Point>,
+}
+
+impl Part {
+    fn range(&self) -> Range {
+        Range { from: self.from, to: self.to }
     }
 }
 
@@ -37,6 +48,8 @@ impl Source {
 pub struct Report {
     #[command(flatten)]
     source: Source,
+    #[command(flatten)]
+    part: Part,
     /// Write findings as JSON lines (`-`: standard output)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -59,13 +72,108 @@ pub struct Report {
 
 impl Report {
     pub fn plan(self) -> ReportPlan {
-        let Self { source, json, force, notes, fail_on, error_exitcode, require_complete } = self;
+        let Self { source, part, json, force, notes, fail_on, error_exitcode, require_complete } = self;
         ReportPlan {
-            reading: source.plan(),
+            reading: source.plan(part.range()),
             output: Output { json, record: None, force, notes },
             require_complete,
             findings_exit: error_exitcode.map(|code| (Level::from(fail_on), i32::from(code))),
         }
+    }
+}
+
+/// Which descriptors.
+#[derive(Debug, Args)]
+pub struct Select {
+    /// Of these processes only
+    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',')]
+    pids: Vec<u32>,
+    /// These numbers only
+    #[arg(long = "fd", value_name = "FD", value_delimiter = ',')]
+    fds: Vec<i32>,
+    /// Only what has this in its path or name
+    #[arg(long, value_name = "TEXT")]
+    path: Option<OsString>,
+}
+
+impl Select {
+    fn plan(self) -> Filter {
+        let Self { pids, fds, path } = self;
+        Filter { pids, fds, path: path.map(OsString::into_vec) }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Timeline {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    part: Part,
+    #[command(flatten)]
+    select: Select,
+    /// Columns, instead of those of the terminal
+    #[arg(long, value_name = "COLUMNS", value_parser = clap::value_parser!(u16).range(40..))]
+    width: Option<u16>,
+}
+
+impl Timeline {
+    pub fn plan(self) -> TimelinePlan {
+        let Self { source, part, select, width } = self;
+        TimelinePlan { reading: source.plan(part.range()), filter: select.plan(), width: width.map(usize::from) }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Export {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    select: Select,
+    /// The form
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    to: To,
+    /// Leave out what came before: seconds since the start (`90`, `1.5s`, `3m`, `2h`) or a time (`2025-11-23T03:00:00Z`)
+    #[arg(long, value_name = "WHEN", value_parser = point)]
+    from: Option<Point>,
+    /// Leave out what came after
+    #[arg(long, value_name = "WHEN", value_parser = point)]
+    until: Option<Point>,
+    /// Where it goes (`-`: standard output)
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    output: PathBuf,
+    /// Replace an output file that exists
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum To {
+    /// JSON lines: lifetimes, findings, losses (docs/schema)
+    Jsonl,
+    /// Lifetimes, for a spreadsheet
+    Csv,
+    /// Findings, for a spreadsheet
+    CsvFindings,
+    /// A database with views for the usual questions
+    Sqlite,
+    /// A trace for ui.perfetto.dev
+    Perfetto,
+    /// One page to look at in a browser, without a network
+    Html,
+}
+
+impl Export {
+    pub fn plan(self) -> ExportPlan {
+        let Self { source, select, to, from, until, output, force } = self;
+        let format = match to {
+            To::Jsonl => Format::JsonLines,
+            To::Csv => Format::CsvLifetimes,
+            To::CsvFindings => Format::CsvFindings,
+            To::Sqlite => Format::Sqlite,
+            To::Perfetto => Format::Perfetto,
+            To::Html => Format::Html,
+        };
+        ExportPlan { reading: source.plan(Range { from, to: until }), filter: select.plan(), format, output, force }
     }
 }
 
@@ -77,7 +185,7 @@ pub struct Verify {
 
 impl Verify {
     pub fn plan(self) -> Reading {
-        self.source.plan()
+        self.source.plan(Range::default())
     }
 }
 

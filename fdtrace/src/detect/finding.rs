@@ -183,3 +183,57 @@ pub struct Finding {
     /// Time at which the rule was seen broken.
     pub time: u64,
 }
+
+/// The names are those of the JSON form; they never change once released.
+impl Confidence {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Possible => "possible",
+            Self::Likely => "likely",
+            Self::Proven => "proven",
+        }
+    }
+}
+
+impl Severity {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RootCause => "root-cause",
+            Self::Culprit => "culprit",
+            Self::Victim => "victim",
+        }
+    }
+}
+
+impl Verb {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Duplicated => "duplicated",
+            Self::Inherited => "inherited",
+            Self::AlreadyOpen => "already-open",
+            Self::UnseenOrigin => "unseen-origin",
+            Self::Closed => "closed",
+            Self::Replaced => "replaced",
+            Self::ClosedByExec => "closed-by-exec",
+            Self::ClosedByExit => "closed-by-exit",
+            Self::UnseenEnd => "unseen-end",
+            Self::Used => "used",
+            Self::Registered => "registered",
+            Self::Modified => "modified",
+            Self::Unregistered => "unregistered",
+            Self::Waited => "waited",
+            Self::Forked => "forked",
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Wires the stages. The only part that knows them all.
 
 mod checkpoint;
+mod export;
 mod failure;
 mod progress;
 mod pythons;
@@ -13,6 +14,7 @@ mod trace;
 mod verbs;
 mod verify;
 
+pub use export::{export, timeline};
 pub use failure::{Failure, Outcome};
 pub use report::report;
 pub use stages::Stages;

@@ -169,3 +169,22 @@ pub fn matches_file(path: &str, text: &str) {
     let expected = fs::read_to_string(&path).unwrap_or_default();
     assert!(text == expected, "{} differs; FDTRACE_UPDATE=1 writes it anew. It would be:\n{text}", path.display());
 }
+
+/// One second of a descriptor's life.
+pub fn lifetime(fd: i32, generation: u32, object: &[u8]) -> crate::sink::lifetime::Lifetime {
+    let at = u64::from(generation) * 1_000_000;
+    crate::sink::lifetime::Lifetime {
+        pid: PID,
+        process: "python3".into(),
+        table: 0,
+        fd,
+        generation,
+        description: u64::from(generation),
+        kind: "file",
+        object: Name::new(object),
+        cloexec: true,
+        opened: act(at, fd, generation, Verb::Opened, "openat"),
+        closed: Some(act(at + 900_000, fd, generation, Verb::Closed, "close")),
+        successor: None,
+    }
+}

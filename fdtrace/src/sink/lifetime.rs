@@ -146,11 +146,16 @@ impl Lifetimes {
     }
 
     fn lifetime(&self, slot: SlotId, life: &Life<Generation>, world: &World) -> Lifetime {
-        let opened = evidence::birth(world, slot, life);
+        let mut opened = evidence::birth(world, slot, life);
         let user = || world.tables.get(&slot.table)?.users().next();
         let pid = self.owners.get(&slot.table).copied().or_else(user).unwrap_or(opened.pid);
         let next = world.slot(slot).and_then(|state| state.life(life.number + 1));
         let description = &life.data.description;
+        let mut closed = evidence::end(world, slot, life);
+        for act in [Some(&mut opened), closed.as_mut()].into_iter().flatten().filter(|act| act.pid == 0) {
+            // Nobody did it, and the table has no user left that it could be said of.
+            (act.pid, act.tid, act.process) = (pid, pid, evidence::comm(world, pid));
+        }
         Lifetime {
             pid,
             process: evidence::comm(world, pid),
@@ -161,7 +166,7 @@ impl Lifetimes {
             kind: description.kind().name(),
             object: evidence::object(description),
             cloexec: life.data.cloexec,
-            closed: evidence::end(world, slot, life),
+            closed,
             successor: next.map(|next| next.born.exit.time),
             opened,
         }

@@ -4,13 +4,19 @@
 //! Of the other stages a sink knows [`Finding`] only. Names in it were chosen by the traced program; every sink escapes
 //! them in the way of its form.
 
+pub mod csv;
 pub mod explain;
+pub mod filter;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod html;
 pub mod json;
+pub mod lanes;
 pub mod lifetime;
 pub mod output;
+pub mod perfetto;
 pub mod run;
+pub mod sqlite;
 pub mod text;
 
 use std::io;

@@ -11,7 +11,10 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use crate::{
     detect::finding::{Act, Finding, Frame, Name, Owner, Who},
     escape::escape_terminal,
-    sink::run::{Loss, RunMeta, Summary, Target},
+    sink::{
+        lifetime::Lifetime,
+        run::{Loss, RunMeta, Summary, Target},
+    },
 };
 
 /// Something that is told in a line of its own.
@@ -188,6 +191,45 @@ impl Serialize for FrameForm<'_> {
         optional_name(&mut map, "module", module.as_ref())?;
         map.serialize_entry("source", source)?;
         map.end()
+    }
+}
+
+pub struct LifetimeForm<'a> {
+    pub lifetime: &'a Lifetime,
+    /// When it began.
+    pub wall: Option<Timestamp>,
+}
+
+impl Record for LifetimeForm<'_> {
+    const TYPE: &'static str = "lifetime";
+
+    fn fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        let Lifetime {
+            pid,
+            process,
+            table,
+            fd,
+            generation,
+            description,
+            kind,
+            object,
+            cloexec,
+            opened,
+            closed,
+            successor: _,
+        } = self.lifetime;
+        time(map, opened.time, self.wall)?;
+        map.serialize_entry("pid", pid)?;
+        name(map, "process", process)?;
+        map.serialize_entry("table", table)?;
+        map.serialize_entry("fd", fd)?;
+        map.serialize_entry("generation", generation)?;
+        map.serialize_entry("description", description)?;
+        map.serialize_entry("kind", kind)?;
+        name(map, "object", object)?;
+        map.serialize_entry("cloexec", cloexec)?;
+        map.serialize_entry("opened", &ActForm(opened))?;
+        map.serialize_entry("closed", &closed.as_ref().map(ActForm))
     }
 }
 

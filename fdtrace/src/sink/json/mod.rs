@@ -13,21 +13,29 @@ use serde::Serialize;
 
 use super::{
     Sink,
+    lifetime::Lifetime,
     run::{Loss, RunMeta, SCHEMA, Summary},
 };
 use crate::detect::finding::Finding;
-use form::{EndForm, FindingForm, Line, LossForm, MetaForm, Record};
+use form::{EndForm, FindingForm, LifetimeForm, Line, LossForm, MetaForm, Record};
 
 pub struct JsonSink<W: Write> {
     out: W,
     seq: u64,
     schema: String,
     meta: Option<RunMeta>,
+    /// Each line is out before the next is made: somebody may be following.
+    at_once: bool,
 }
 
 impl<W: Write> JsonSink<W> {
     pub fn new(out: W) -> Self {
-        Self { out, seq: 0, schema: SCHEMA.to_owned(), meta: None }
+        Self { out, seq: 0, schema: SCHEMA.to_owned(), meta: None, at_once: true }
+    }
+
+    /// For many lines that nobody waits for: what `out` holds back is flushed at the end.
+    pub fn buffered(out: W) -> Self {
+        Self { at_once: false, ..Self::new(out) }
     }
 
     /// Gives the writer back, for a caller that keeps the bytes.
@@ -43,7 +51,7 @@ impl<W: Write> JsonSink<W> {
         self.out.write_all(&bytes)?;
         // Counted once it is out: a line that a full disk refused leaves no gap.
         self.seq += 1;
-        self.out.flush()
+        if self.at_once { self.out.flush() } else { Ok(()) }
     }
 
     fn wall(&self, boot: u64) -> Option<Timestamp> {
@@ -66,8 +74,13 @@ impl<W: Write> Sink for JsonSink<W> {
         self.line(&LossForm { loss, wall: self.wall(loss.time) })
     }
 
+    fn lifetime(&mut self, lifetime: &Lifetime) -> io::Result<()> {
+        self.line(&LifetimeForm { lifetime, wall: self.wall(lifetime.opened.time) })
+    }
+
     fn end(&mut self, summary: &Summary) -> io::Result<()> {
-        self.line(&EndForm { summary })
+        self.line(&EndForm { summary })?;
+        self.out.flush()
     }
 }
 

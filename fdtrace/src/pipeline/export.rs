@@ -1,0 +1,61 @@
+//! `fdtrace export` and `fdtrace timeline`: a recording in another form.
+
+use std::{
+    io::{self, BufWriter, IsTerminal, Write},
+    path::Path,
+};
+
+use anyhow::Context;
+
+use crate::{
+    plan::{ExportPlan, Format, TimelinePlan},
+    sink::{
+        Sink, Sinks,
+        csv::{CsvSink, Rows},
+        filter::Filtered,
+        html::HtmlSink,
+        json::JsonSink,
+        lanes::LanesSink,
+        output,
+        perfetto::PerfettoSink,
+        sqlite::SqliteSink,
+        text::TextOptions,
+    },
+};
+
+use super::{
+    failure::{Failure, Outcome},
+    replay::replay,
+};
+
+pub fn export(plan: &ExportPlan) -> Result<Outcome, Failure> {
+    let is_text = matches!(plan.format, Format::JsonLines | Format::CsvLifetimes | Format::CsvFindings);
+    if !is_text && plan.output == Path::new("-") && io::stdout().is_terminal() {
+        return Err(Failure::usage(anyhow::anyhow!("this format is not for a terminal")).with_hint("give -o FILE"));
+    }
+    let file = output::create(&plan.output, plan.force).map_err(Failure::usage)?;
+    let sink = sink(plan.format, BufWriter::with_capacity(1 << 18, file)).context("cannot begin the export");
+    let filtered = Filtered { filter: plan.filter.clone(), sink: sink.map_err(Failure::usage)? };
+    replay(&plan.reading, &mut Sinks(vec![Box::new(filtered)]), true)?;
+    Ok(Outcome::Exit(0))
+}
+
+fn sink(format: Format, out: impl Write + 'static) -> io::Result<Box<dyn Sink>> {
+    Ok(match format {
+        Format::JsonLines => Box::new(JsonSink::buffered(out)),
+        Format::CsvLifetimes => Box::new(CsvSink::new(out, Rows::Lifetimes)),
+        Format::CsvFindings => Box::new(CsvSink::new(out, Rows::Findings)),
+        Format::Sqlite => Box::new(SqliteSink::new(out)?),
+        Format::Perfetto => Box::new(PerfettoSink::new(out)),
+        Format::Html => Box::new(HtmlSink::new(out)?),
+    })
+}
+
+pub fn timeline(plan: &TimelinePlan) -> Result<Outcome, Failure> {
+    let options = TextOptions::for_stream(&io::stdout());
+    let width = plan.width.unwrap_or(options.width);
+    let sink = Box::new(LanesSink::new(BufWriter::new(io::stdout()), width, options.colour));
+    let filtered = Filtered { filter: plan.filter.clone(), sink };
+    replay(&plan.reading, &mut Sinks(vec![Box::new(filtered)]), true)?;
+    Ok(Outcome::Exit(0))
+}
