@@ -105,6 +105,10 @@ struct Trace {
     /// Do not capture who makes the calls: no source lines, no owners, and half the cost
     #[arg(long)]
     no_stacks: bool,
+    /// Bytes of stack to look at for native frames, at each call of interest (default: 2048 where Python frames are known
+    /// too, else 8192; 0: none)
+    #[arg(long, value_name = "N", conflicts_with = "no_stacks", value_parser = clap::value_parser!(u32).range(0..=STACK_MAX))]
+    stack_bytes: Option<u32>,
     /// How sure a finding must be for --error-exitcode
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "likely")]
     fail_on: FailOn,
@@ -118,6 +122,11 @@ struct Trace {
     #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pids", "name"])]
     command: Vec<OsString>,
 }
+
+/// Enough to reach the evaluation loop of an interpreter, whose callers are known anyway; and enough for most programs.
+const STACK_BYTES: [u32; 2] = [2048, 8192];
+const STACK_STEP: u32 = fdtrace_common::witness::STACK_STEP as u32;
+const STACK_MAX: i64 = fdtrace_common::witness::STACK_MAX as i64;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum FailOn {
@@ -189,7 +198,7 @@ impl Cli {
             ring_size: self.trace.ring_size.saturating_mul(1024).next_power_of_two(),
             duration,
             stacks: !self.trace.no_stacks,
-            stack_bytes: [0, 0],
+            stack_bytes: self.trace.stack_bytes.map_or(STACK_BYTES, |bytes| [bytes.next_multiple_of(STACK_STEP); 2]),
             debug: self.verbose > 1,
             require_complete: self.trace.require_complete,
             findings_exit: self.trace.error_exitcode.map(|code| (level, i32::from(code))),

@@ -133,7 +133,8 @@ pub enum What {
     },
 }
 
-/// A stack as it was captured: addresses, no names.
+/// A stack as it was captured: addresses, no names. The copy of the program's memory that came with it is not in here:
+/// see [`crate::who::native`].
 #[derive(Clone, Debug)]
 pub struct StackSeen {
     /// Start of the call it belongs to.
@@ -142,7 +143,6 @@ pub struct StackSeen {
     pub python: Option<PythonStack>,
     /// Objects that may own what the call is about. `None`: not looked for.
     pub candidates: Option<Vec<Candidate>>,
-    pub native: Option<NativeStack>,
 }
 
 #[derive(Clone, Debug)]
@@ -153,24 +153,6 @@ pub struct PythonStack {
     pub cut: bool,
     /// Name of the running asyncio task.
     pub task: Option<Rc<[u8]>>,
-}
-
-/// A copy of the top of a thread's stack. Holds the program's data: never to be written anywhere.
-#[derive(Clone)]
-pub struct NativeStack {
-    pub ip: u64,
-    pub sp: u64,
-    pub bp: u64,
-    pub saved: [u64; 5],
-    pub bytes: Rc<[u8]>,
-    pub cut: bool,
-}
-
-impl std::fmt::Debug for NativeStack {
-    /// Not the bytes.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NativeStack {{ ip: {:#x}, {} bytes }}", self.ip, self.bytes.len())
-    }
 }
 
 #[derive(Clone, Debug)]

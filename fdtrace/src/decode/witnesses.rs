@@ -8,7 +8,7 @@ use fdtrace_common::{
 };
 
 use crate::{
-    event::{CodeSeen, Event, NativeStack, PythonStack, StackSeen, What},
+    event::{CodeSeen, Event, PythonStack, StackSeen, What},
     who::python::objects,
 };
 
@@ -42,21 +42,12 @@ fn stack(bytes: &[u8]) -> Option<StackSeen> {
         frames.push(frame);
         tail = rest;
     }
-    let stack = tail.get(..usize::try_from(record.stack_len).ok()?)?;
     let candidates = usize::try_from(record.candidates).unwrap_or(0).min(CANDIDATES_MAX);
     Some(StackSeen {
         call_time: record.call_time,
         nr: record.nr,
         python: has(note::PYTHON).then(|| PythonStack { frames, cut: has(note::FRAMES_CUT), task: task(&record) }),
         candidates: has(note::SEARCHED).then(|| record.candidate[..candidates].to_vec()),
-        native: (!stack.is_empty()).then(|| NativeStack {
-            ip: record.ip,
-            sp: record.sp,
-            bp: record.bp,
-            saved: record.saved,
-            bytes: stack.into(),
-            cut: has(note::STACK_CUT),
-        }),
     })
 }
 

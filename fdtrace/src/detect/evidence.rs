@@ -52,7 +52,13 @@ fn who(stamp: &Stamp) -> Who {
         module: None,
         source: None,
     });
-    Who { owner, task: seen.task.clone().map(Name), python: python.collect(), native: Vec::new() }
+    Who {
+        owner,
+        task: seen.task.clone().map(Name),
+        python: python.collect(),
+        native: Vec::new(),
+        unwound: seen.native.clone(),
+    }
 }
 
 /// An object that owns a number.

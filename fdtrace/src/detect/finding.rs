@@ -5,6 +5,8 @@ use std::{fmt, rc::Rc};
 
 use serde::Serialize;
 
+use crate::who::sighting::Unwound;
+
 /// Bytes that a traced program chose: a path, a command name, a task name. Not trusted to be UTF-8, short or true;
 /// sinks escape them.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -132,8 +134,9 @@ pub struct Who {
     pub task: Option<Name>,
     /// Innermost first.
     pub python: Vec<Frame>,
-    /// Innermost first.
+    /// Innermost first. Filled in by whoever may read files, from `unwound`.
     pub native: Vec<Frame>,
+    pub unwound: Option<Rc<Unwound>>,
 }
 
 /// The user-space thing that believes it must close the number.

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod export;
 mod failure;
+mod natives;
 mod progress;
 mod pythons;
 mod record;

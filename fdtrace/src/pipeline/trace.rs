@@ -38,6 +38,7 @@ use super::{
     Stages,
     checkpoint::checkpoint,
     failure::{Failure, INCOMPLETE, Outcome},
+    natives::Natives,
     pythons::Pythons,
     record,
     sources::Sources,
@@ -187,6 +188,7 @@ struct Session {
     recorder: Option<Recorder>,
     pythons: Pythons,
     sources: Sources,
+    natives: Natives,
     news: Vec<News>,
     counts: FindingCounts,
     began: u64,
@@ -208,6 +210,7 @@ impl Session {
             recorder,
             pythons: Pythons::default(),
             sources: Sources::default(),
+            natives: Natives::default(),
             news: Vec::new(),
             counts: FindingCounts::default(),
             began: clock::boot_ns(),
@@ -431,8 +434,11 @@ impl Session {
 
     /// Takes in what the kernel has, in the order in which it happened. Returns how many records that were.
     fn take_in(&mut self) -> usize {
-        let Self { live, stages, recorder, news, .. } = self;
+        let Self { live, stages, recorder, natives, news, .. } = self;
         live.drain(|pos, record| {
+            if let Some((tid, unwound)) = natives.record(record) {
+                stages.witnesses.unwound(tid, unwound);
+            }
             if let Some(recorder) = recorder {
                 recorder.record(pos, record);
             }
@@ -476,6 +482,7 @@ impl Session {
         for news in std::mem::take(&mut self.news) {
             let told = match news {
                 News::Finding(mut finding) => {
+                    self.natives.fill(&mut finding);
                     self.sources.fill(&mut finding);
                     self.counts.add(&finding);
                     self.sinks.finding(&finding)

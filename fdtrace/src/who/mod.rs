@@ -1,4 +1,6 @@
 //! Who did it: interpreters, native stacks, owners. Knows processes' memory and files, not descriptors' lives.
 
+pub mod maps;
+pub mod native;
 pub mod python;
 pub mod sighting;

@@ -4,6 +4,7 @@
 //! with the records, so a process that is gone is explained as well as one that lives.
 
 use std::{
+    cell::RefCell,
     collections::{HashMap, hash_map::Entry},
     rc::Rc,
 };
@@ -11,8 +12,11 @@ use std::{
 use fdtrace_common::witness::{CLOSEFD, found, owns};
 
 use crate::{
-    event::{CodeSeen, Event, NativeStack, StackSeen, What},
-    who::python::lines::LineFormat,
+    event::{CodeSeen, Event, StackSeen, What},
+    who::{
+        native::{AddressSpace, End, Frame as NativeFrame},
+        python::lines::LineFormat,
+    },
 };
 
 /// The witnesses of one call.
@@ -26,7 +30,22 @@ pub struct Sighting {
     pub task: Option<Rc<[u8]>>,
     /// Objects of owner types that were in reach. `None`: not looked for, so their absence means nothing.
     pub candidates: Option<Vec<Candidate>>,
-    pub native: Option<NativeStack>,
+    pub native: Option<Rc<Unwound>>,
+}
+
+/// A native stack: addresses, and where they are to be looked up.
+#[derive(Clone)]
+pub struct Unwound {
+    pub space: Rc<RefCell<AddressSpace>>,
+    /// Innermost first.
+    pub frames: Rc<[NativeFrame]>,
+    pub end: End,
+}
+
+impl std::fmt::Debug for Unwound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} native frames, {:?}", self.frames.len(), self.end)
+    }
 }
 
 /// A position in Python code.
@@ -79,12 +98,19 @@ pub struct Witnesses {
     classes: HashMap<(u32, u64), Rc<OwnerClass>>,
     /// Stacks whose call has not been reported yet, by thread.
     pending: HashMap<u32, StackSeen>,
+    /// Their native halves, which are no part of the stream: a copy of a stack is unwound and forgotten at once.
+    unwound: HashMap<u32, Unwound>,
     /// Stacks that no call followed, and frames whose code was never defined.
     pub unclaimed: u64,
     pub undefined: u64,
 }
 
 impl Witnesses {
+    /// The native half of the stack record that comes next.
+    pub fn unwound(&mut self, tid: u32, unwound: Unwound) {
+        self.unwound.insert(tid, unwound);
+    }
+
     /// Takes an event. Calls are given what was seen of them.
     pub fn event(&mut self, event: &Event) -> Option<Rc<Sighting>> {
         match &event.what {
@@ -102,17 +128,19 @@ impl Witnesses {
             What::Call(call) => {
                 let Entry::Occupied(pending) = self.pending.entry(event.tid) else { return None };
                 let stack = pending.remove();
+                let native = self.unwound.remove(&event.tid);
                 let begun = event.at.enter.map_or(0, |enter| enter.time);
                 // A different start: the call that it belonged to was lost.
                 if stack.call_time != begun || !call.sys.is_number(stack.nr) {
                     self.unclaimed += 1;
                     return None;
                 }
-                return Some(Rc::new(self.sighting(event.tgid, stack)));
+                return Some(Rc::new(self.sighting(event.tgid, stack, native.map(Rc::new))));
             }
             What::Exec { .. } | What::Exit { group_dead: true, .. } => self.forget(event.tgid),
             What::Exit { .. } => {
                 self.pending.remove(&event.tid);
+                self.unwound.remove(&event.tid);
             }
             _ => {}
         }
@@ -130,7 +158,7 @@ impl Witnesses {
         self.classes.retain(|(owner, _), _| *owner != tgid);
     }
 
-    fn sighting(&mut self, tgid: u32, stack: StackSeen) -> Sighting {
+    fn sighting(&mut self, tgid: u32, stack: StackSeen, native: Option<Rc<Unwound>>) -> Sighting {
         let mut python = Vec::new();
         let (mut cut, mut task) = (false, None);
         if let Some(seen) = stack.python {
@@ -161,6 +189,6 @@ impl Witnesses {
             });
             known.collect()
         });
-        Sighting { python, cut, task, candidates, native: stack.native }
+        Sighting { python, cut, task, candidates, native }
     }
 }

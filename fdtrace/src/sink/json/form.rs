@@ -142,7 +142,7 @@ impl Serialize for ActForm<'_> {
             role,
             remark,
             ambiguous,
-            who: Who { owner, task, python, native },
+            who: Who { owner, task, python, native, unwound: _ },
         } = self.0;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("time", time)?;
