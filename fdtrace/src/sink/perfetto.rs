@@ -140,7 +140,7 @@ fn describe(act: &Act, label: &str, notes: &mut Vec<DebugAnnotation>) {
     let error = act.error.map_or_else(String::new, |error| format!(" = {error}"));
     let said = format!("{} {}{error} by {} (thread {})", act.verb.name(), act.call, text(&act.process), act.tid);
     notes.push(note(label, said));
-    let Who { owner, task, python, native } = &act.who;
+    let Who { owner, task, python, native, unwound: _ } = &act.who;
     if let Some(owner) = owner {
         notes.push(note(format!("{label} owner"), format!("{} {:#x}", owner.kind, owner.address)));
     }
