@@ -23,6 +23,7 @@ pub mod ops;
 pub mod profile;
 pub mod quiet;
 pub mod rng;
+pub mod script;
 pub mod shared;
 pub mod steps;
 pub mod sys;

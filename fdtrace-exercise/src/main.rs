@@ -10,7 +10,7 @@ use fdtrace_exercise::compare;
 use fdtrace_exercise::driver::{Config, Driver, Order};
 use fdtrace_exercise::profile::Profile;
 use fdtrace_exercise::steps::OpCount;
-use fdtrace_exercise::{truth, worker};
+use fdtrace_exercise::{script, truth, worker};
 
 #[derive(Parser)]
 #[command(version, about = "Random descriptor syscalls in real processes; the kernel's tables decide")]
@@ -36,6 +36,8 @@ enum Verb {
         #[command(flatten)]
         size: Size,
     },
+    /// Run a fixed list of calls, after a byte or the end of standard input
+    Script,
     /// Print the kernel's table of a task
     Truth { id: u32 },
 }
@@ -94,6 +96,7 @@ fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Verb::Selftest { seeds, first, profile, size } => selftest(seeds, first, profile, size),
+        Verb::Script => script::run(),
         Verb::Truth { id } => {
             for held in truth::table_of(id)? {
                 println!("{held:?}");

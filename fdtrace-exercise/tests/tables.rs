@@ -3,6 +3,8 @@
 //!
 //! `FDTRACE_RUNS=N` sets the number of seeds per profile, `FDTRACE_SEED=N` the first of them (a fresh one otherwise).
 
+mod common;
+
 use std::{
     fmt::Write,
     time::{Duration, Instant},
@@ -22,8 +24,6 @@ use fdtrace_exercise::{
     driver::{Driver, Task},
     profile::Profile,
 };
-
-const EXERCISER: &str = env!("CARGO_BIN_EXE_fdtrace-exercise");
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -59,6 +59,9 @@ fn mentions(event: &Event, fd: i32) -> bool {
             Effect::Remove { fd: removed, .. } | Effect::SetCloexec { fd: removed, .. } => *removed == fd,
             Effect::RemoveRange { first, last } | Effect::CloexecRange { first, last } => in_range(*first, *last),
             Effect::EpollCtl(ctl) => ctl.fd == fd || ctl.epoll == fd,
+            Effect::SetFlags { fd: used, .. } | Effect::Lock { fd: used, .. } | Effect::Used { fd: used } => {
+                *used == fd
+            }
             Effect::EpollWait { .. } => false,
         },
         What::Table { rows, .. } => rows.iter().any(|row| row.fd == fd),
@@ -206,7 +209,7 @@ fn profile(profile: Profile, runs: u64) {
         let mut tracer = Tracer::start(&Settings::default());
         let (mut failed, mut slots, mut count) = (0, 0, 0);
         for seed in seeds(runs) {
-            let config = Config::new(EXERCISER, seed, profile);
+            let config = Config::new(common::exerciser(), seed, profile);
             count += 1;
             if let Err(why) = run(&mut tracer, &config, &mut slots) {
                 failed += 1;
@@ -217,7 +220,10 @@ fn profile(profile: Profile, runs: u64) {
             }
         }
         let totals = tracer.live.totals();
-        println!("{profile}: {count} sequences, {slots} slots compared, {failed} differ; {totals:?}");
+        println!(
+            "{profile}: {count} sequences, {slots} slots compared, {failed} differ; {totals:?}; {}",
+            common::misses()
+        );
         assert_eq!(totals.lost(), 0, "events were lost: the comparison is worth nothing");
         assert_eq!(failed, 0, "{profile}: the model's tables differ from the kernel's");
     });

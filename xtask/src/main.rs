@@ -12,6 +12,7 @@ mod run;
 mod scan;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Chore {
     Demo,
     /// Check everything: format, lints, layers, unit tests, tests on the running kernel
     Test(test::Options),
+    /// Run the tests on other kernels, in virtual machines
+    Vm(vm::Options),
     /// Check that every module of fdtrace keeps to the data flow
     CheckLayers,
 }
@@ -53,6 +56,7 @@ fn perform(chore: &Chore) -> Result<ExitCode> {
         Chore::Run(options) => run::run(options),
         Chore::Demo => demo::demo().map(|()| ExitCode::SUCCESS),
         Chore::Test(options) => test::test(options),
+        Chore::Vm(options) => vm::vm(options),
         Chore::CheckLayers => check_layers::check_layers().map(|()| ExitCode::SUCCESS),
     }
 }

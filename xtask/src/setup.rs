@@ -5,7 +5,7 @@
 //! rustup, which needs no root, and Debian's packages. Where everything is there, nothing is touched.
 
 mod compiler;
-mod debian;
+pub mod debian;
 mod linker;
 
 use anyhow::{Error, Result};

@@ -16,6 +16,7 @@ use clap::Args;
 use crate::{
     build, check_layers, command, corpus, setup,
     toolchain::{Kit, Target},
+    vm,
 };
 
 #[derive(Args)]
@@ -26,6 +27,9 @@ pub struct Options {
     /// Trace the corpus of known bugs too ($FDTRACE_CORPUS)
     #[arg(long)]
     corpus: bool,
+    /// Test on one more kernel, in a virtual machine; `cargo xtask vm` has them all
+    #[arg(long)]
+    vm: bool,
 }
 
 pub fn test(options: &Options) -> Result<ExitCode> {
@@ -56,6 +60,9 @@ pub fn test(options: &Options) -> Result<ExitCode> {
     }
     if options.corpus {
         report.step("corpus", corpus);
+    }
+    if options.vm {
+        report.step("virtual machine", || vm::run(&vm::Options::for_tests()));
     }
     Ok(report.close())
 }
@@ -128,21 +135,21 @@ fn run_tests(cargo: &mut Command) -> Result<Tally> {
 
 /// How many checks passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: u32,
-    failed: u32,
+pub struct Tally {
+    pub passed: u32,
+    pub failed: u32,
 }
 
 impl Tally {
-    const ONE: Self = Self { passed: 1, failed: 0 };
+    pub const ONE: Self = Self { passed: 1, failed: 0 };
 
-    fn add(&mut self, other: Self) {
+    pub fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
     }
 
     /// The numbers in a line such as `test result: ok. 12 passed; 1 failed; 0 ignored; …`; other lines count nothing.
-    fn of(line: &str) -> Self {
+    pub fn of(line: &str) -> Self {
         let Some(result) = line.strip_prefix("test result: ") else {
             return Self::default();
         };
