@@ -78,6 +78,15 @@ struct Trace {
     /// Write findings as JSON lines (`-`: standard output)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write findings as SARIF 2.1.0
+    #[arg(long, value_name = "FILE")]
+    sarif: Option<PathBuf>,
+    /// Write findings as JUnit XML, a test case for each rule
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Annotate a run of GitHub Actions, on standard output
+    #[arg(long)]
+    github: bool,
     /// Record the run, to be looked at later with `report`, `timeline` and `export` (`-`: standard output)
     #[arg(short, long = "output", value_name = "FILE.fdt")]
     output: Option<PathBuf>,
@@ -170,7 +179,8 @@ impl Cli {
         {
             return Err("the standard output cannot be rotated: give -o a file".to_owned());
         }
-        let Trace { pids, name, all, newest, wait, json, force, duration, notes, user, .. } = self.trace;
+        let Trace { pids, name, all, newest, wait, json, sarif, junit, github, force, duration, notes, user, .. } =
+            self.trace;
         let mut command = self.trace.command.into_iter();
         let target = if let Some(program) = command.next() {
             let user = match user {
@@ -194,7 +204,7 @@ impl Cli {
         let level = Level::from(self.trace.fail_on);
         Ok(Plan {
             target,
-            output: Output { json, record, force, notes },
+            output: Output { json, sarif, junit, github, record, force, notes },
             ring_size: self.trace.ring_size.saturating_mul(1024).next_power_of_two(),
             duration,
             stacks: !self.trace.no_stacks,

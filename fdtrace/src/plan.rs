@@ -58,6 +58,12 @@ pub enum Level {
 pub struct Output {
     /// JSON lines.
     pub json: Option<PathBuf>,
+    /// SARIF 2.1.0.
+    pub sarif: Option<PathBuf>,
+    /// JUnit's XML.
+    pub junit: Option<PathBuf>,
+    /// Annotations for GitHub on the standard output.
+    pub github: bool,
     /// The run itself, to be looked at again later.
     pub record: Option<Record>,
     /// Replace a file that exists.

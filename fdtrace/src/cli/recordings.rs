@@ -75,7 +75,7 @@ impl Report {
         let Self { source, part, json, force, notes, fail_on, error_exitcode, require_complete } = self;
         ReportPlan {
             reading: source.plan(part.range()),
-            output: Output { json, record: None, force, notes },
+            output: Output { json, force, notes, ..Output::default() },
             require_complete,
             findings_exit: error_exitcode.map(|code| (Level::from(fail_on), i32::from(code))),
         }

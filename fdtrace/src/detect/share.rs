@@ -3,7 +3,8 @@
 //! Which process uses a descriptor is not reported unasked. When a fork copies one of the kinds below, the kernel side is
 //! asked to tell whenever another process than the last one uses it: turns are seen, and long monologues cost nothing.
 //!
-//! * `shared-stream`: reads and writes on one stream socket by two live tables, in turns A, B, A, B. *Proof.* File and table
+//! * `shared-stream`: reads and writes on one stream socket by live tables, in turns A, B, A, B, where B may be
+//!   several. *Proof.* File and table
 //!   identity. *Look-alikes.* A, B: a server hands a client over; A, B, A: separated privileges; pipes, eventfds, listening
 //!   sockets, standard streams; processes that have run another program since.
 //! * `shared-offset`: the same for reads, writes and seeks that move the offset of one regular file without `O_APPEND`.
@@ -133,35 +134,17 @@ impl Rules {
         shared.turns.dedup_by_key(|turn| turn.table);
         let keep = shared.turns.len().saturating_sub(KEPT);
         shared.turns.drain(..keep);
-        // There may be more than two at the table: each pair is looked at by itself.
-        for other in alternating(&shared.turns, slot.table) {
-            let turns: Vec<&Turn> = pair(&shared.turns, slot.table, other);
-            if let [.., a, b, c, d] = turns.as_slice() {
-                tell(&shared.description, [a, b, c, d], world, out);
-                shared.told = true;
-                break;
-            }
+        // There may be more than two at the table: it is this one against the others.
+        let mut turns: Vec<&Turn> = shared.turns.iter().collect();
+        turns.dedup_by_key(|turn| turn.table == slot.table);
+        if let [.., a, b, c, d] = turns.as_slice() {
+            tell(&shared.description, [a, b, c, d], world, out);
+            shared.told = true;
         }
         if shared.told {
             shared.turns.clear();
         }
     }
-}
-
-/// Those that have had as many turns with this table as it takes.
-fn alternating(turns: &[Turn], table: TableId) -> Vec<TableId> {
-    let mut others: Vec<TableId> = turns.iter().map(|turn| turn.table).filter(|other| *other != table).collect();
-    others.sort_unstable();
-    others.dedup();
-    others.retain(|other| pair(turns, table, *other).len() >= TURNS);
-    others
-}
-
-/// The turns of two tables, each change of hands once.
-fn pair(turns: &[Turn], a: TableId, b: TableId) -> Vec<&Turn> {
-    let mut both: Vec<&Turn> = turns.iter().filter(|turn| turn.table == a || turn.table == b).collect();
-    both.dedup_by_key(|turn| turn.table);
-    both
 }
 
 fn matters(description: &Description) -> bool {

@@ -154,6 +154,8 @@ fn shared_stream() {
     let (a, b) = ("1 sendto 3 9\n", "2 sendto 3 9\n");
     assert_eq!(story(&format!("{a}{b}{a}{b}")), ["shared-stream proven 1 3"]);
     assert_eq!(story(&format!("{a}{b}{b}{b}{a}")), NONE);
+    let c = "3 recvfrom 3 9\n";
+    assert_eq!(story(&format!("1 fork -> 3\n{b}{a}{c}{a}")), ["shared-stream proven 1 3"]);
     assert_eq!(story(&format!("{a}{b}2 exec /bin/cat\n{a}{b}")), NONE);
     assert_eq!(of(rule, &format!("1 pipe2 -> 3 4\n1 fork -> 2\n{a}{b}{a}{b}")), NONE);
 }

@@ -7,6 +7,7 @@ use crate::{
     plan::{Level, ReportPlan},
     sink::{
         Sink, Sinks,
+        fold::Folding,
         json::JsonSink,
         output,
         text::{TextOptions, TextSink},
@@ -27,7 +28,7 @@ pub fn report(plan: &ReportPlan) -> Result<Outcome, Failure> {
     }
     if let Some(path) = json {
         let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
-        sinks.push(Box::new(JsonSink::new(file)));
+        sinks.push(Box::new(Folding::new(JsonSink::new(file), plan.output.notes)));
     }
     let replayed = replay(&plan.reading, &mut Sinks(sinks), false)?;
     let found = plan.findings_exit.filter(|(level, _)| replayed.summary.findings.reach(confidence(*level)));

@@ -14,8 +14,12 @@ use crate::{
     plan::{Level, Plan, Several, Target, User},
     sink::{
         self, FindingCounts, RunMeta, Sink, Sinks, Summary,
+        fold::Folding,
+        github::GithubSink,
         json::JsonSink,
+        junit::JunitSink,
         output,
+        sarif::SarifSink,
         text::{TextOptions, TextSink},
     },
     source::{
@@ -111,7 +115,18 @@ fn open_outputs(plan: &Plan) -> Result<(Sinks, Option<Recorder>), Failure> {
     }
     if let Some(path) = json {
         let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
-        sinks.push(Box::new(JsonSink::new(file)));
+        sinks.push(Box::new(Folding::new(JsonSink::new(file), plan.output.notes)));
+    }
+    if let Some(path) = &plan.output.sarif {
+        let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
+        sinks.push(Box::new(Folding::new(SarifSink::new(file), plan.output.notes)));
+    }
+    if let Some(path) = &plan.output.junit {
+        let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
+        sinks.push(Box::new(Folding::new(JunitSink::new(file), plan.output.notes)));
+    }
+    if plan.output.github {
+        sinks.push(Box::new(Folding::new(GithubSink::new(io::stdout()), plan.output.notes)));
     }
     let record = record.map(|plan_of| record::recorder(plan_of, plan.output.force, clock::wall_ns(), clock::boot_ns()));
     Ok((Sinks(sinks), record.transpose()?))

@@ -9,13 +9,19 @@ pub mod explain;
 pub mod filter;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod fold;
+pub mod github;
 pub mod html;
 pub mod json;
+pub mod junit;
 pub mod lanes;
 pub mod lifetime;
 pub mod output;
 pub mod perfetto;
+mod place;
 pub mod run;
+pub mod sarif;
+mod shape;
 pub mod sqlite;
 pub mod text;
 
@@ -38,6 +44,11 @@ pub trait Sink {
 
     /// A generation is over, or the run is and it is not. For exports; live runs do not tell them.
     fn lifetime(&mut self, _lifetime: &Lifetime) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// An earlier finding has come again, this often; told once, near the end.
+    fn repeated(&mut self, _repeat: &fold::Repeat) -> io::Result<()> {
         Ok(())
     }
 
@@ -84,6 +95,10 @@ impl Sink for Sinks {
 
     fn lifetime(&mut self, lifetime: &Lifetime) -> io::Result<()> {
         self.each(|sink| sink.lifetime(lifetime))
+    }
+
+    fn repeated(&mut self, repeat: &fold::Repeat) -> io::Result<()> {
+        self.each(|sink| sink.repeated(repeat))
     }
 
     fn flush_incidents(&mut self, now: u64) -> io::Result<()> {

@@ -12,6 +12,7 @@ use crate::{
     detect::finding::{Act, Finding, Frame, Name, Owner, Who},
     escape::escape_terminal,
     sink::{
+        fold::Repeat,
         lifetime::Lifetime,
         run::{Loss, RunMeta, Summary, Target},
     },
@@ -230,6 +231,36 @@ impl Record for LifetimeForm<'_> {
         map.serialize_entry("cloexec", cloexec)?;
         map.serialize_entry("opened", &ActForm(opened))?;
         map.serialize_entry("closed", &closed.as_ref().map(ActForm))
+    }
+}
+
+/// The same mistake, seen again.
+pub struct RepeatForm<'a> {
+    pub repeat: &'a Repeat,
+    pub first_wall: Option<Timestamp>,
+    pub last_wall: Option<Timestamp>,
+}
+
+impl Record for RepeatForm<'_> {
+    const TYPE: &'static str = "repeat";
+
+    fn fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        let Repeat { count, incident, first, last } = self.repeat;
+        map.serialize_entry("count", count)?;
+        map.serialize_entry("first_incident", incident)?;
+        time(map, *first, self.first_wall)?;
+        map.serialize_entry("last", &Last(&FindingForm { finding: last, wall: self.last_wall }))
+    }
+}
+
+/// The last example: a finding in a finding's form.
+struct Last<'a>(&'a FindingForm<'a>);
+
+impl Serialize for Last<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.0.fields(&mut map)?;
+        map.end()
     }
 }
 

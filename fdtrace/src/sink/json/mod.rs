@@ -13,11 +13,12 @@ use serde::Serialize;
 
 use super::{
     Sink,
+    fold::Repeat,
     lifetime::Lifetime,
     run::{Loss, RunMeta, SCHEMA, Summary},
 };
 use crate::detect::finding::Finding;
-use form::{EndForm, FindingForm, LifetimeForm, Line, LossForm, MetaForm, Record};
+use form::{EndForm, FindingForm, LifetimeForm, Line, LossForm, MetaForm, Record, RepeatForm};
 
 pub struct JsonSink<W: Write> {
     out: W,
@@ -68,6 +69,11 @@ impl<W: Write> Sink for JsonSink<W> {
 
     fn finding(&mut self, finding: &Finding) -> io::Result<()> {
         self.line(&FindingForm { finding, wall: self.wall(finding.time) })
+    }
+
+    fn repeated(&mut self, repeat: &Repeat) -> io::Result<()> {
+        let [first_wall, last_wall] = [self.wall(repeat.first), self.wall(repeat.last.time)];
+        self.line(&RepeatForm { repeat, first_wall, last_wall })
     }
 
     fn loss(&mut self, loss: &Loss) -> io::Result<()> {

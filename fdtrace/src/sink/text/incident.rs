@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::shape::Shape;
 use crate::detect::finding::{Act, Finding, Role, Severity};
+use crate::sink::shape::Shape;
 
 /// Rules from cause to consequence: of two equally sure and serious findings, the earlier in this list explains the later.
 pub const CAUSES_FIRST: [&str; 26] = [

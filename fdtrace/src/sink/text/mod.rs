@@ -8,7 +8,6 @@ mod excerpt;
 mod incident;
 pub(in crate::sink) mod paint;
 mod report;
-mod shape;
 mod table;
 mod timeline;
 mod words;
@@ -23,10 +22,10 @@ use super::{
     run::{Loss, RunMeta, Summary},
 };
 use crate::detect::finding::Finding;
+use crate::sink::shape::Shape;
 use incident::{Folded, Incident};
 use paint::{Line, Tone};
 use report::{Surroundings, report};
-use shape::Shape;
 
 /// Incidents, shapes and losses that are remembered. A program that breaks rules in more ways than this is told more than once.
 const OPEN_INCIDENTS: usize = 256;
