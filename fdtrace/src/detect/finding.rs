@@ -187,6 +187,18 @@ pub struct Finding {
     pub time: u64,
 }
 
+impl Finding {
+    /// Every act that it tells of; those that play a part come twice.
+    pub fn acts(&self) -> impl Iterator<Item = &Act> {
+        [&self.culprit, &self.victim, &self.root_cause].into_iter().flatten().chain(&self.timeline)
+    }
+
+    pub fn acts_mut(&mut self) -> impl Iterator<Item = &mut Act> {
+        let parts = [&mut self.culprit, &mut self.victim, &mut self.root_cause];
+        parts.into_iter().flatten().chain(&mut self.timeline)
+    }
+}
+
 /// The names are those of the JSON form; they never change once released.
 impl Confidence {
     pub fn name(self) -> &'static str {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context;
 
 use crate::{
-    detect::finding::Name,
+    detect::finding::{Finding, Name},
     plan::Record,
     sink::{self, RunMeta, output},
     source::recording::{
@@ -44,6 +44,17 @@ fn segment_path(path: &Path, segment: u32) -> PathBuf {
         name.push(extension);
     }
     path.with_file_name(name)
+}
+
+/// Keeps the lines that a finding shows.
+pub fn source_lines(recorder: &mut Recorder, finding: &Finding) {
+    for act in finding.acts() {
+        for frame in act.who.python.iter().chain(&act.who.native) {
+            if let (Some(file), Some(line), Some(text)) = (&frame.file, frame.line, &frame.source) {
+                recorder.source_line(act.pid, &file.0, line, text);
+            }
+        }
+    }
 }
 
 /// Puts into a recording what the sinks are told.

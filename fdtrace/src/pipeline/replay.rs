@@ -3,17 +3,24 @@
 //! Where the file is damaged, events are missing, and that is told like any other loss; the next snapshot in the file
 //! says what was open by then.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    io::Read,
+    path::Path,
+    rc::Rc,
+};
 
 use anyhow::Context;
 use fdtrace_common::wire::{self, Header, Lost, bytes_of, kind};
 
 use crate::{
+    detect::finding::Finding,
     escape::escape_os,
     plan::{Point, Range, Reading},
     sink::{FindingCounts, Loss, RunMeta, Sink, Sinks, Summary},
     source::recording::{
-        about::{About, End},
+        about::{About, Definitions, End, SourceLine},
         frame::{Head, block},
         reader::{Block, Damage, Reader},
         unpack::unpack,
@@ -39,6 +46,9 @@ pub struct Replayed {
 pub fn replay(reading: &Reading, sinks: &mut Sinks, lifetimes: bool) -> Result<Replayed, Failure> {
     let mut progress = Progress::over(reading);
     let mut replayer = Replayer::new(sinks, reading.range, lifetimes);
+    for path in &reading.files {
+        replayer.lines.look_ahead(path)?;
+    }
     let mut reader: Option<Reader<Input>> = None;
     for path in &reading.files {
         let input = open(path)?;
@@ -123,6 +133,7 @@ fn remark(replayed: &Replayed) {
 }
 
 struct Replayer<'a> {
+    lines: Lines,
     sinks: &'a mut Sinks,
     range: Range,
     /// The range as boot time, once the clocks are known.
@@ -147,6 +158,7 @@ struct Replayer<'a> {
 impl<'a> Replayer<'a> {
     fn new(sinks: &'a mut Sinks, range: Range, lifetimes: bool) -> Self {
         Self {
+            lines: Lines::default(),
             sinks,
             range,
             bounds: (0, u64::MAX),
@@ -197,6 +209,7 @@ impl<'a> Replayer<'a> {
                 self.last = head;
                 self.publish();
             }
+            block::DEFINITIONS => self.lines.learn(&content),
             block::END => {
                 self.end = serde_json::from_slice(&content).ok();
                 self.last = head;
@@ -288,7 +301,8 @@ impl<'a> Replayer<'a> {
         let (from, to) = self.bounds;
         for news in std::mem::take(&mut self.news) {
             let told = match news {
-                News::Finding(finding) if (from..=to).contains(&finding.time) => {
+                News::Finding(mut finding) if (from..=to).contains(&finding.time) => {
+                    self.lines.fill(&mut finding);
                     self.counts.add(&finding);
                     self.sinks.finding(&finding)
                 }
@@ -365,4 +379,57 @@ fn boot(about: &About, point: Point) -> u64 {
         Point::Wall(wall) => wall - i128::from(about.started_wall) + i128::from(about.started_boot),
     };
     u64::try_from(nanos.max(0)).unwrap_or(u64::MAX)
+}
+
+/// Lines of source that the recording has.
+#[derive(Default)]
+struct Lines {
+    texts: HashMap<(u32, Rc<[u8]>), BTreeMap<u32, String>>,
+    bytes: usize,
+}
+
+/// Bytes of source lines that are remembered.
+const LINES_BYTES: usize = 32 << 20;
+
+impl Lines {
+    /// They stand in the file behind what they are about. A stream cannot be read twice, and may have them too late.
+    fn look_ahead(&mut self, path: &Path) -> Result<(), Failure> {
+        if !path.is_file() {
+            return Ok(());
+        }
+        let in_file = || format!("cannot read `{}`", escape_os(path));
+        let reader = Reader::new(open(path)?).with_context(in_file).map_err(Failure::usage)?;
+        let mut reader = reader.only(block::DEFINITIONS);
+        while let Some(block) = reader.next_block().with_context(in_file).map_err(Failure::usage)? {
+            if block.head.block == block::DEFINITIONS {
+                self.learn(&block.content);
+            }
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, content: &[u8]) {
+        let Ok(definitions) = serde_json::from_slice::<Definitions>(content) else { return };
+        for SourceLine { pid, file, line, text } in definitions.lines {
+            self.bytes += text.len() + 64;
+            if self.bytes < LINES_BYTES {
+                self.texts.entry((pid, file.into())).or_default().entry(line).or_insert(text);
+            }
+        }
+    }
+
+    fn fill(&self, finding: &mut Finding) {
+        if self.texts.is_empty() {
+            return;
+        }
+        for act in finding.acts_mut() {
+            let pid = act.pid;
+            for frame in act.who.python.iter_mut().chain(&mut act.who.native) {
+                if let (Some(file), Some(line), None) = (&frame.file, frame.line, &frame.source) {
+                    let known = self.texts.get(&(pid, Rc::clone(&file.0))).and_then(|lines| lines.get(&line));
+                    frame.source = known.cloned();
+                }
+            }
+        }
+    }
 }

@@ -499,6 +499,9 @@ impl Session {
                 News::Finding(mut finding) => {
                     self.natives.fill(&mut finding);
                     self.sources.fill(&mut finding);
+                    if let Some(recorder) = &mut self.recorder {
+                        record::source_lines(recorder, &finding);
+                    }
                     self.counts.add(&finding);
                     self.sinks.finding(&finding)
                 }

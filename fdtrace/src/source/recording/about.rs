@@ -53,6 +53,24 @@ pub struct End {
     pub duration_ns: u64,
 }
 
+/// What findings showed and no record tells: on another machine it cannot be looked up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Definitions {
+    pub lines: Vec<SourceLine>,
+}
+
+/// A line of a program, as it was when the program began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SourceLine {
+    pub pid: u32,
+    #[serde(with = "bytes")]
+    pub file: Vec<u8>,
+    pub line: u32,
+    pub text: String,
+}
+
 impl About {
     /// Of this machine, now.
     pub fn here(started_wall: u64, started_boot: u64) -> Self {

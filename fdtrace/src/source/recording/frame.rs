@@ -26,6 +26,8 @@ pub mod block {
     pub const SNAPSHOT: u8 = 3;
     /// [`super::super::about::End`], as JSON. The recorder stopped in good order.
     pub const END: u8 = 4;
+    /// [`super::super::about::Definitions`], as JSON.
+    pub const DEFINITIONS: u8 = 5;
 }
 
 /// The content is compressed with zstd.

@@ -50,6 +50,7 @@ pub struct Reader<R> {
     next_seq: Option<u64>,
     damage: Damage,
     decompressor: zstd::bulk::Decompressor<'static>,
+    only: Option<u8>,
 }
 
 impl<R: Read> Reader<R> {
@@ -64,7 +65,13 @@ impl<R: Read> Reader<R> {
             next_seq: None,
             damage: Damage::default(),
             decompressor: zstd::bulk::Decompressor::new()?,
+            only: None,
         })
+    }
+
+    /// Looks into blocks of one type only: the content of the others is left empty.
+    pub fn only(self, block: u8) -> Self {
+        Self { only: Some(block), ..self }
     }
 
     /// Goes on with another file of the same run.
@@ -123,6 +130,9 @@ impl<R: Read> Reader<R> {
     }
 
     fn content(&mut self, head: &Head, len: usize) -> Option<Vec<u8>> {
+        if self.only.is_some_and(|only| only != head.block) {
+            return Some(Vec::new());
+        }
         let stored = &self.buffer[self.start..][HEAD..len];
         if head.flags & COMPRESSED == 0 {
             return (stored.len() == head.raw as usize).then(|| stored.to_vec());

@@ -4,6 +4,7 @@
 //! A block that a full disk refused is dropped; its number is not used again, so the reader knows what is missing.
 
 use std::{
+    collections::HashSet,
     io::{self, Write},
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use fdtrace_common::wire::{self, Header, kind};
 use serde::Serialize;
 
 use super::{
-    about::{About, End},
+    about::{About, Definitions, End, SourceLine},
     frame::{COMPRESSED, Head, RAW_MAX, VERSION, block},
     harmless, may_be_recorded,
     pack::Packer,
@@ -62,6 +63,9 @@ pub struct Recorder {
     last_snapshot: Instant,
     /// Records that explain others, for snapshots.
     definitions: Vec<Vec<u8>>,
+    /// Lines of source that are in this file, and those that wait to be.
+    known_lines: HashSet<(u32, Box<[u8]>, u32)>,
+    lines: Definitions,
     compressor: zstd::bulk::Compressor<'static>,
     /// The first error of a flush that nobody could be told of.
     pending: Option<io::Error>,
@@ -69,6 +73,8 @@ pub struct Recorder {
 
 /// Definitions kept for snapshots.
 const DEFINITIONS_MAX: usize = 1024;
+/// Lines of source in one file.
+const LINES_MAX: usize = 100_000;
 
 impl Recorder {
     pub fn new(mut open: OpenFile, about: About, rotation: Rotation) -> io::Result<Self> {
@@ -91,6 +97,8 @@ impl Recorder {
             since_snapshot: 0,
             last_snapshot: now,
             definitions: Vec::new(),
+            known_lines: HashSet::new(),
+            lines: Definitions::default(),
             compressor: zstd::bulk::Compressor::new(LEVEL)?,
             pending: None,
         };
@@ -129,6 +137,15 @@ impl Recorder {
         }
     }
 
+    /// Takes the text of a line of source that a finding shows.
+    pub fn source_line(&mut self, pid: u32, file: &[u8], line: u32, text: &str) {
+        if self.known_lines.len() >= LINES_MAX || !self.known_lines.insert((pid, file.into(), line)) {
+            return;
+        }
+        self.lines.lines.push(SourceLine { pid, file: file.to_vec(), line, text: text.to_owned() });
+        self.first_of_weight.get_or_insert_with(Instant::now);
+    }
+
     /// How long the records that wait may wait yet; `None`: none waits.
     pub fn due_in(&self) -> Option<Duration> {
         let weighty = self.first_of_weight.map(|first| FLUSH_AFTER.saturating_sub(first.elapsed()));
@@ -143,7 +160,7 @@ impl Recorder {
     /// Writes what waits.
     pub fn flush(&mut self, totals: Totals) -> io::Result<()> {
         self.totals = totals;
-        let written = self.write_data();
+        let written = self.write_lines().and(self.write_data());
         match self.pending.take() {
             Some(error) => Err(error),
             None => written,
@@ -174,6 +191,7 @@ impl Recorder {
             self.out = out;
             self.about.segment = next;
             (self.written, self.opened) = (0, Instant::now());
+            self.known_lines.clear();
             self.write_about()?;
         }
         let mut packer = Packer::default();
@@ -216,6 +234,15 @@ impl Recorder {
         let end = End { captured, produced, lost: by_class.to_vec(), duration_ns };
         self.write_json(block::END, &end)?;
         self.out.flush()
+    }
+
+    fn write_lines(&mut self) -> io::Result<()> {
+        if self.lines.lines.is_empty() {
+            return Ok(());
+        }
+        let lines = std::mem::take(&mut self.lines);
+        self.first_of_weight = self.first;
+        self.write_json(block::DEFINITIONS, &lines)
     }
 
     fn write_data(&mut self) -> io::Result<()> {
