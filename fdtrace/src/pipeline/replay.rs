@@ -384,9 +384,12 @@ fn boot(about: &About, point: Point) -> u64 {
 /// Lines of source that the recording has.
 #[derive(Default)]
 struct Lines {
-    texts: HashMap<(u32, Rc<[u8]>), BTreeMap<u32, String>>,
+    texts: HashMap<InProcess, BTreeMap<u32, String>>,
     bytes: usize,
 }
+
+/// A file as a process names it.
+type InProcess = (u32, Rc<[u8]>);
 
 /// Bytes of source lines that are remembered.
 const LINES_BYTES: usize = 32 << 20;
@@ -433,3 +436,6 @@ impl Lines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,3 +7,4 @@ mod fork;
 mod harness;
 mod loss;
 mod misuse;
+mod recording;
