@@ -7,14 +7,14 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_loop;
 use fdtrace_common::{
-    wire::loss,
+    wire::{Watch, loss, shared, watch_key},
     witness::{Bind, CANDIDATES_MAX, CLOSEFD, Candidate, ClassKey, Holder, SlotKey, TypeDef, found, kind, owns},
 };
 
 use crate::{
     emit::{self, Subject},
     kernel::Files,
-    maps::{CLASSES_SEEN, HELD, HOLDERS, STACK_ROOM, WALK},
+    maps::{CLASSES_SEEN, HELD, HOLDERS, SHARED, STACK_ROOM, WALK, WATCHED},
     walk::{SEARCH_REGISTERS, SEARCH_WORDS, WORDS, Walk, copy, user_word},
 };
 
@@ -24,6 +24,8 @@ const TYPE_SUBCLASS: u64 = 1 << 31;
 const BASES: usize = 6;
 /// How often the holder of a number is searched for.
 const SEARCHES: u32 = 8;
+/// Uses of a number that are told after its generation was closed behind its owner's back.
+const STALE_USES: u32 = 64;
 /// Above the stack pointer, what points there points into the stack.
 const STACK_SPAN: u64 = 1 << 20;
 
@@ -210,7 +212,14 @@ pub unsafe fn holder(walk: *mut Walk, fd: u32) {
         if !copy((&raw mut seen).cast(), 16, object.wrapping_add(8)) {
             seen = [0; 2];
         }
-        if seen[0] != class || seen[1] as u32 != fd {
+        if seen[0] == class && seen[1] as u32 == fd {
+            // It does not know, so what it does with the number from now on is worth telling.
+            let watch = Watch { left: STALE_USES, last: Watch::EVERY };
+            let _ = WATCHED.insert(watch_key((*walk).tgid, fd), watch, 0);
+            if let Some(numbers) = SHARED.get_ptr_mut(shared::WATCHED_NUMBERS) {
+                *numbers |= 1 << (fd & 63);
+            }
+        } else {
             let _ = HELD.remove(&ClassKey { address: object, tgid: (*walk).tgid, execs: (*walk).execs });
         }
         let count = (*walk).candidates;

@@ -46,7 +46,10 @@ pub fn at_enter(regs: *const c_void, nr: u64) {
             if !has_python {
                 return;
             }
-            let always = wants & witness::BIND != 0
+            // A number that an object still holds, though its generation is gone: who uses it now?
+            let watched = filter::class(nr) == class::USE && start.before != 0;
+            let always = watched
+                || wants & witness::BIND != 0
                 || (wants & witness::BIND_EMPTY_PATH != 0 && syscalls::arg(regs, 3) & AT_EMPTY_PATH != 0);
             if wants & witness::BIND_EMPTY_PATH != 0 && !always {
                 return;
@@ -56,6 +59,12 @@ pub fn at_enter(regs: *const c_void, nr: u64) {
                 stack_words(walk);
                 owner::search(walk);
                 owner::bind(walk, fd);
+            }
+            if watched {
+                let notes = python::frames(walk);
+                begin(walk, regs, nr, start.time);
+                let notes = notes | python::task(walk) | note::SEARCHED;
+                finish(walk, &task, has_python, notes);
             }
             return;
         }

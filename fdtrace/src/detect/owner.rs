@@ -4,15 +4,25 @@
 //!   root cause, before it does damage. Proven: the object's own field was read in the kernel when the close began.
 //! * `stale-close`: an object that was bound to an earlier generation closes a later one. Proven at the close itself: the
 //!   object was bound, its generation was closed behind its back while it held the number, and now it has let go of it.
+//! * `stale-use`: an object that was bound to an earlier generation uses a later one, and no error tells. Likely, not
+//!   proven: the object was in reach of the call and no other owner of the number was, but the call may be another's.
 //! * `two-owners`: an object was bound to a generation that another object is bound to, and both hold the number.
 //!
 //! A thread that closes neighbouring numbers one after the other cleans up and is not blamed: see the storms of `close`.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 use crate::{
-    model::{Change, World, owner::Owner, table::SlotId},
-    order::{How, Stamp},
+    escape,
+    model::{
+        Change, World,
+        owner::Owner,
+        table::{Generation, SlotId},
+    },
+    order::{How, Life, Stamp},
 };
 
 use super::{
@@ -29,6 +39,8 @@ const CLEAN_UP: u32 = 3;
 pub(super) struct Rules {
     /// The number each thread closed last, and how many neighbours before it in a row.
     runs: HashMap<u32, (i32, u32)>,
+    /// What was told of stale uses: slot, generation, object. Once is enough.
+    used: HashSet<(SlotId, u32, u64)>,
 }
 
 impl Rules {
@@ -50,6 +62,13 @@ impl Rules {
                     && run < CLEAN_UP
                 {
                     findings.push(foreign_close(*slot, *number, owner, by, world, incidents));
+                }
+            }
+            Change::Used { slot, number, by } if by.ret >= 0 => {
+                if let Some((owner, bound)) = by.part.by.as_ref().filter(|(_, bound)| bound < number)
+                    && self.used.insert((*slot, *number, owner.object))
+                {
+                    findings.push(stale_use(*slot, *number, *bound, owner, by, world, incidents));
                 }
             }
             Change::Installed { by, .. } => {
@@ -139,6 +158,67 @@ fn stale_close(
         root_cause: root,
         timeline,
         advice: rules::advice("stale-close"),
+        complete,
+        time: by.at.exit.time,
+    }
+}
+
+fn stale_use(
+    slot: SlotId,
+    number: u32,
+    bound: u32,
+    owner: &Rc<Owner>,
+    by: &Rc<Stamp>,
+    world: &World,
+    incidents: &mut Incidents,
+) -> Finding {
+    let SlotId { fd, .. } = slot;
+    let (confidence, complete) = confidence(slot, bound, world);
+    let call = by.sys.map_or("a call", |sys| sys.name);
+    let culprit = act(by, fd, Verb::Used)
+        .of_generation(number)
+        .with_role(Role::Culprit, &format!("by the owner of generation {bound}, which was gone"));
+    let state = world.slot(slot);
+    let own = state.and_then(|state| state.life(bound));
+    let root = own.and_then(|life| evidence::end(world, slot, life));
+    let root = root.map(|root| root.with_role(Role::RootCause, "closed behind the object's back"));
+    let hit = state.and_then(|state| state.life(number));
+    let victim = hit.map(|life| evidence::birth(world, slot, life).with_role(Role::Victim, "used by a stranger"));
+    let mut timeline = Vec::new();
+    for life in [own, hit].into_iter().flatten() {
+        timeline.push(evidence::birth(world, slot, life));
+        timeline.extend(evidence::end(world, slot, life));
+    }
+    for part in [&root, &victim].into_iter().flatten() {
+        mark(&mut timeline, part);
+    }
+    timeline.push(culprit.clone());
+    let name = |life: Option<&Life<Generation>>| {
+        life.map_or_else(String::new, |life| escape::escape_terminal(&evidence::object(&life.data.description).0))
+    };
+    let thief = evidence::owner(owner);
+    Finding {
+        rule: "stale-use",
+        // Its pointer may be left over on the stack, from an earlier call.
+        confidence: confidence.min(Confidence::Likely),
+        severity: severity("stale-use"),
+        incident: incidents.number(Cause::Generation(slot, bound)),
+        pid: by.tgid,
+        process: comm(world, by.tgid),
+        fd,
+        generation: Some(number),
+        message: format!(
+            "{call} on fd {fd} was meant for generation {bound}, {}, and went to generation {number}, {}: by {} {:#x}",
+            name(own),
+            name(hit),
+            thief.kind,
+            thief.address
+        ),
+        culprit: Some(culprit),
+        victim,
+        root_cause: root,
+        timeline,
+        advice: rules::advice("stale-use"),
         complete,
         time: by.at.exit.time,
     }
