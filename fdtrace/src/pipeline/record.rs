@@ -13,7 +13,7 @@ use crate::{
     plan::Record,
     sink::{self, RunMeta, output},
     source::recording::{
-        about::{About, Traced},
+        about::{About, NativeFrame, Traced},
         writer::{Recorder, Rotation},
     },
 };
@@ -46,9 +46,19 @@ fn segment_path(path: &Path, segment: u32) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Keeps the lines that a finding shows.
-pub fn source_lines(recorder: &mut Recorder, finding: &Finding) {
+/// Keeps what a finding shows and no record tells: lines of source, and native stacks by name.
+pub fn shown(recorder: &mut Recorder, finding: &Finding) {
     for act in finding.acts() {
+        if !act.who.native.is_empty() {
+            let bytes = |name: &Option<Name>| name.as_ref().map_or_else(Vec::new, |name| name.0.to_vec());
+            let frames = act.who.native.iter().map(|frame| NativeFrame {
+                function: frame.function.0.to_vec(),
+                file: bytes(&frame.file),
+                line: frame.line,
+                module: bytes(&frame.module),
+            });
+            recorder.native_stack(act.tid, act.time, frames);
+        }
         for frame in act.who.python.iter().chain(&act.who.native) {
             if let (Some(file), Some(line), Some(text)) = (&frame.file, frame.line, &frame.source) {
                 recorder.source_line(act.pid, &file.0, line, text);

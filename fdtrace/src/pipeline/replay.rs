@@ -15,12 +15,12 @@ use anyhow::Context;
 use fdtrace_common::wire::{self, Header, Lost, bytes_of, kind};
 
 use crate::{
-    detect::finding::Finding,
+    detect::finding::{Finding, Frame, Name},
     escape::escape_os,
     plan::{Point, Range, Reading},
     sink::{FindingCounts, Loss, RunMeta, Sink, Sinks, Summary},
     source::recording::{
-        about::{About, Definitions, End, SourceLine},
+        about::{About, Definitions, End, NativeFrame, NativeStack, SourceLine},
         frame::{Head, block},
         reader::{Block, Damage, Reader},
         unpack::unpack,
@@ -381,18 +381,20 @@ fn boot(about: &About, point: Point) -> u64 {
     u64::try_from(nanos.max(0)).unwrap_or(u64::MAX)
 }
 
-/// Lines of source that the recording has.
+/// Lines of source and native stacks that the recording has.
 #[derive(Default)]
 struct Lines {
     texts: HashMap<InProcess, BTreeMap<u32, String>>,
+    /// By thread and time.
+    stacks: HashMap<(u32, u64), Vec<Rc<Frame>>>,
     bytes: usize,
 }
 
 /// A file as a process names it.
 type InProcess = (u32, Rc<[u8]>);
 
-/// Bytes of source lines that are remembered.
-const LINES_BYTES: usize = 32 << 20;
+/// Bytes of lines and stacks that are remembered.
+const LINES_BYTES: usize = 64 << 20;
 
 impl Lines {
     /// They stand in the file behind what they are about. A stream cannot be read twice, and may have them too late.
@@ -413,7 +415,24 @@ impl Lines {
 
     fn learn(&mut self, content: &[u8]) {
         let Ok(definitions) = serde_json::from_slice::<Definitions>(content) else { return };
-        for SourceLine { pid, file, line, text } in definitions.lines {
+        let Definitions { lines, frames, stacks } = definitions;
+        let name = |bytes: Vec<u8>| (!bytes.is_empty()).then(|| Name::new(&bytes));
+        let frames: Vec<Rc<Frame>> = frames
+            .into_iter()
+            .map(|NativeFrame { function, file, line, module }| {
+                self.bytes += function.len() + file.len() + module.len() + size_of::<Frame>();
+                let function = Name::new(&function);
+                Rc::new(Frame { function, file: name(file), line, module: name(module), source: None })
+            })
+            .collect();
+        for NativeStack { tid, time, frames: places } in stacks {
+            self.bytes += 64 + places.len() * size_of::<usize>();
+            let stack = places.iter().filter_map(|place| frames.get(usize::try_from(*place).ok()?).cloned());
+            if self.bytes < LINES_BYTES {
+                self.stacks.entry((tid, time)).or_insert_with(|| stack.collect());
+            }
+        }
+        for SourceLine { pid, file, line, text } in lines {
             self.bytes += text.len() + 64;
             if self.bytes < LINES_BYTES {
                 self.texts.entry((pid, file.into())).or_default().entry(line).or_insert(text);
@@ -422,11 +441,13 @@ impl Lines {
     }
 
     fn fill(&self, finding: &mut Finding) {
-        if self.texts.is_empty() {
-            return;
-        }
         for act in finding.acts_mut() {
             let pid = act.pid;
+            if act.who.native.is_empty()
+                && let Some(stack) = self.stacks.get(&(act.tid, act.time))
+            {
+                act.who.native = stack.iter().map(|frame| Frame::clone(frame)).collect();
+            }
             for frame in act.who.python.iter_mut().chain(&mut act.who.native) {
                 if let (Some(file), Some(line), None) = (&frame.file, frame.line, &frame.source) {
                     let known = self.texts.get(&(pid, Rc::clone(&file.0))).and_then(|lines| lines.get(&line));

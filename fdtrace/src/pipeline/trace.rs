@@ -500,7 +500,7 @@ impl Session {
                     self.natives.fill(&mut finding);
                     self.sources.fill(&mut finding);
                     if let Some(recorder) = &mut self.recorder {
-                        record::source_lines(recorder, &finding);
+                        record::shown(recorder, &finding);
                     }
                     self.counts.add(&finding);
                     self.sinks.finding(&finding)

@@ -58,6 +58,33 @@ pub struct End {
 #[serde(default)]
 pub struct Definitions {
     pub lines: Vec<SourceLine>,
+    /// Frames of the stacks below, each once.
+    pub frames: Vec<NativeFrame>,
+    pub stacks: Vec<NativeStack>,
+}
+
+/// A frame by the names that its program's files gave it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NativeFrame {
+    #[serde(with = "bytes")]
+    pub function: Vec<u8>,
+    /// Empty: not known.
+    #[serde(with = "bytes")]
+    pub file: Vec<u8>,
+    pub line: Option<u32>,
+    #[serde(with = "bytes")]
+    pub module: Vec<u8>,
+}
+
+/// Where a thread was when it made the call that returned at `time`. The copy of its stack is not kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NativeStack {
+    pub tid: u32,
+    pub time: u64,
+    /// Innermost first, as places in [`Definitions::frames`].
+    pub frames: Vec<u32>,
 }
 
 /// A line of a program, as it was when the program began.

@@ -4,7 +4,7 @@
 //! A block that a full disk refused is dropped; its number is not used again, so the reader knows what is missing.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io::{self, Write},
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use fdtrace_common::wire::{self, Header, kind};
 use serde::Serialize;
 
 use super::{
-    about::{About, Definitions, End, SourceLine},
+    about::{About, Definitions, End, NativeFrame, NativeStack, SourceLine},
     frame::{COMPRESSED, Head, RAW_MAX, VERSION, block},
     harmless, may_be_recorded,
     pack::Packer,
@@ -66,6 +66,9 @@ pub struct Recorder {
     /// Lines of source that are in this file, and those that wait to be.
     known_lines: HashSet<(u32, Box<[u8]>, u32)>,
     lines: Definitions,
+    known_stacks: HashSet<(u32, u64)>,
+    /// Places in the definitions that wait.
+    frames: HashMap<NativeFrame, u32>,
     compressor: zstd::bulk::Compressor<'static>,
     /// The first error of a flush that nobody could be told of.
     pending: Option<io::Error>,
@@ -99,6 +102,8 @@ impl Recorder {
             definitions: Vec::new(),
             known_lines: HashSet::new(),
             lines: Definitions::default(),
+            known_stacks: HashSet::new(),
+            frames: HashMap::new(),
             compressor: zstd::bulk::Compressor::new(LEVEL)?,
             pending: None,
         };
@@ -143,6 +148,23 @@ impl Recorder {
             return;
         }
         self.lines.lines.push(SourceLine { pid, file: file.to_vec(), line, text: text.to_owned() });
+        self.first_of_weight.get_or_insert_with(Instant::now);
+    }
+
+    /// Takes the native stack of an act that a finding shows, innermost frame first.
+    pub fn native_stack(&mut self, tid: u32, time: u64, frames: impl Iterator<Item = NativeFrame>) {
+        if self.known_stacks.len() >= LINES_MAX || !self.known_stacks.insert((tid, time)) {
+            return;
+        }
+        let Definitions { frames: table, stacks, .. } = &mut self.lines;
+        let places = frames.map(|frame| {
+            *self.frames.entry(frame).or_insert_with_key(|frame| {
+                table.push(frame.clone());
+                table.len() as u32 - 1
+            })
+        });
+        let frames = places.collect();
+        stacks.push(NativeStack { tid, time, frames });
         self.first_of_weight.get_or_insert_with(Instant::now);
     }
 
@@ -192,6 +214,7 @@ impl Recorder {
             self.about.segment = next;
             (self.written, self.opened) = (0, Instant::now());
             self.known_lines.clear();
+            self.known_stacks.clear();
             self.write_about()?;
         }
         let mut packer = Packer::default();
@@ -237,10 +260,11 @@ impl Recorder {
     }
 
     fn write_lines(&mut self) -> io::Result<()> {
-        if self.lines.lines.is_empty() {
+        if self.lines == Definitions::default() {
             return Ok(());
         }
         let lines = std::mem::take(&mut self.lines);
+        self.frames.clear();
         self.first_of_weight = self.first;
         self.write_json(block::DEFINITIONS, &lines)
     }
