@@ -127,6 +127,9 @@ impl Row {
             let verdict = if step.passed() { "ok" } else { "FAILED" };
             println!("       {verdict:<6} {:5} s  {}: {}", step.seconds, step.name, step.status);
         }
+        if let Some(complaint) = session.unsaid {
+            println!("       FAILED fdtrace did not say `{complaint}`");
+        }
         for remark in &session.remarks {
             println!("       {remark}");
         }

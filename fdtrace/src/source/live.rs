@@ -482,6 +482,11 @@ impl<const N: usize> Words<N> {
 
 /// Loads the programs that capture stacks and puts them where the hooks look. None where the kernel refuses them.
 fn chain(ebpf: &mut Ebpf, btf: &Btf) -> Result<Vec<ProgramArray<MapData>>> {
+    // They loop with `bpf_loop`. Older verifiers complain of something else, which would help nobody.
+    if KernelVersion::current().is_ok_and(|running| running < KernelVersion::new(5, 17, 0)) {
+        log::warn!("no stacks and no owners, only calls: they need Linux 5.17 or later");
+        return Ok(Vec::new());
+    }
     for (name, tracepoint, _) in NEXT {
         let program: &mut BtfTracePoint = program(ebpf, name)?;
         if let Err(error) = program.load(tracepoint, btf) {

@@ -34,6 +34,14 @@ impl Kernel {
     /// The one to run when there is time for one.
     pub const USUAL: Self = Self::V6_1;
 
+    /// What fdtrace must say of what this kernel lacks.
+    pub fn complaint(self) -> Option<&'static str> {
+        match self {
+            Self::V5_10 => Some("no stacks and no owners, only calls: they need Linux 5.17"),
+            Self::V6_1 | Self::V6_12 | Self::Newest => None,
+        }
+    }
+
     fn suite(self) -> &'static str {
         match self {
             Self::V5_10 => "bullseye",
@@ -57,6 +65,7 @@ impl fmt::Display for Kernel {
 
 /// A kernel on disk.
 pub struct Image {
+    pub kernel: Kernel,
     pub package: String,
     pub path: PathBuf,
     /// For what its machine prints.
@@ -80,7 +89,7 @@ pub fn image(kernel: Kernel) -> Result<Image> {
         fs::write(&named, package).with_context(|| format!("cannot write {}", named.display()))?;
     }
     let package = fs::read_to_string(&named).with_context(|| format!("cannot read {}", named.display()))?;
-    Ok(Image { package, path, directory })
+    Ok(Image { kernel, package, path, directory })
 }
 
 /// Downloads and unpacks; the name of the package.

@@ -83,6 +83,8 @@ pub struct Session {
     /// Sentences of tests about themselves: what was compared, what was missed.
     pub remarks: Vec<String>,
     expected_steps: usize,
+    /// What fdtrace has to say of the kernel, until it has said it.
+    pub unsaid: Option<&'static str>,
 }
 
 impl Session {
@@ -97,6 +99,9 @@ impl Session {
             }
         }
         if self.ending != Ending::PoweredOff || self.steps.len() < self.expected_steps {
+            total.add(Tally { passed: 0, failed: 1 });
+        }
+        if self.unsaid.is_some() {
             total.add(Tally { passed: 0, failed: 1 });
         }
         total
@@ -143,7 +148,7 @@ pub fn boot(image: &Image, guest: &Guest, multi: bool, show: bool) -> Result<Ses
     });
     let log = image.directory.join("console.log");
     let log = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut listener = Listener::new(guest, show, log, start);
+    let mut listener = Listener::new(image, guest, show, log, start);
     listener.listen(&lines);
     let session = listener.session;
     if session.tally().failed > 0 && session.ending != Ending::BeforeStart && !show {
@@ -166,7 +171,7 @@ struct Listener<'a> {
 }
 
 impl<'a> Listener<'a> {
-    fn new(guest: &'a Guest, show: bool, log: File, start: Instant) -> Self {
+    fn new(image: &Image, guest: &'a Guest, show: bool, log: File, start: Instant) -> Self {
         let session = Session {
             ending: Ending::BeforeStart,
             release: "unknown release".to_owned(),
@@ -175,6 +180,7 @@ impl<'a> Listener<'a> {
             findings: Vec::new(),
             remarks: Vec::new(),
             expected_steps: guest.steps.len(),
+            unsaid: image.kernel.complaint(),
         };
         Self { steps: &guest.steps, show, log, start, session, tests: None, recent: Vec::new() }
     }
@@ -206,6 +212,9 @@ impl<'a> Listener<'a> {
         self.recent.push(line.to_owned());
         if self.show {
             println!("    {line}");
+        }
+        if let Some(complaint) = self.session.unsaid.take_if(|complaint| line.contains(*complaint)) {
+            self.session.remarks.push(format!("as it should, fdtrace said `{complaint}`"));
         }
         if let Some(word) = line.strip_prefix("vm: ") {
             if !self.show {
