@@ -84,6 +84,12 @@ struct Trace {
     /// Write findings as JUnit XML, a test case for each rule
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Do not tell findings that a TOML file lists (may be given again)
+    #[arg(long, value_name = "FILE")]
+    suppressions: Vec<PathBuf>,
+    /// Write suppressions for all that is found
+    #[arg(long, value_name = "FILE")]
+    gen_suppressions: Option<PathBuf>,
     /// Annotate a run of GitHub Actions, on standard output
     #[arg(long)]
     github: bool,
@@ -179,8 +185,24 @@ impl Cli {
         {
             return Err("the standard output cannot be rotated: give -o a file".to_owned());
         }
-        let Trace { pids, name, all, newest, wait, json, sarif, junit, github, force, duration, notes, user, .. } =
-            self.trace;
+        let Trace {
+            pids,
+            name,
+            all,
+            newest,
+            wait,
+            json,
+            sarif,
+            junit,
+            github,
+            suppressions,
+            gen_suppressions,
+            force,
+            duration,
+            notes,
+            user,
+            ..
+        } = self.trace;
         let mut command = self.trace.command.into_iter();
         let target = if let Some(program) = command.next() {
             let user = match user {
@@ -204,7 +226,7 @@ impl Cli {
         let level = Level::from(self.trace.fail_on);
         Ok(Plan {
             target,
-            output: Output { json, sarif, junit, github, record, force, notes },
+            output: Output { json, sarif, junit, github, suppressions, gen_suppressions, record, force, notes },
             ring_size: self.trace.ring_size.saturating_mul(1024).next_power_of_two(),
             duration,
             stacks: !self.trace.no_stacks,

@@ -64,6 +64,10 @@ pub struct Output {
     pub junit: Option<PathBuf>,
     /// Annotations for GitHub on the standard output.
     pub github: bool,
+    /// Files of findings that are not to be told.
+    pub suppressions: Vec<PathBuf>,
+    /// Where to write suppressions for all that is told.
+    pub gen_suppressions: Option<PathBuf>,
     /// The run itself, to be looked at again later.
     pub record: Option<Record>,
     /// Replace a file that exists.

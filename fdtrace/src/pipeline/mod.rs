@@ -6,6 +6,7 @@ mod failure;
 mod natives;
 mod progress;
 mod pythons;
+mod quiet;
 mod record;
 mod replay;
 mod report;

@@ -44,6 +44,7 @@ use super::{
     failure::{Failure, INCOMPLETE, Outcome},
     natives::Natives,
     pythons::Pythons,
+    quiet::Quiet,
     record,
     sources::Sources,
     stages::News,
@@ -59,6 +60,7 @@ const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
 /// Runs a plan to its end.
 pub fn run(plan: Plan) -> Result<Outcome, Failure> {
     let (sinks, recorder) = open_outputs(&plan)?;
+    let quiet = Quiet::of(&plan.output).map_err(Failure::usage)?;
     let started = Started::resolve(&plan.target)?;
     check_privileges()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -74,7 +76,7 @@ pub fn run(plan: Plan) -> Result<Outcome, Failure> {
             stack_bytes: plan.stack_bytes,
         };
         let live = Live::start(&settings).map_err(Failure::cannot_observe)?;
-        let mut session = Session::new(live, sinks, recorder);
+        let mut session = Session { quiet, ..Session::new(live, sinks, recorder) };
         let outcome = session.trace(&plan, started).await;
         session.end(&plan, outcome)
     })
@@ -206,6 +208,7 @@ struct Session {
     natives: Natives,
     news: Vec<News>,
     counts: FindingCounts,
+    quiet: Quiet,
     began: u64,
     ticked: Instant,
     healed: Instant,
@@ -228,6 +231,7 @@ impl Session {
             natives: Natives::default(),
             news: Vec::new(),
             counts: FindingCounts::default(),
+            quiet: Quiet::default(),
             began: clock::boot_ns(),
             ticked: Instant::now(),
             healed: Instant::now(),
@@ -502,6 +506,9 @@ impl Session {
                     if let Some(recorder) = &mut self.recorder {
                         record::shown(recorder, &finding);
                     }
+                    if !self.quiet.may_tell(&finding) {
+                        continue;
+                    }
                     self.counts.add(&finding);
                     self.sinks.finding(&finding)
                 }
@@ -570,6 +577,8 @@ impl Session {
             duration_ns,
         };
         let told = self.sinks.end(&summary);
+        self.note(told);
+        let told = self.quiet.end();
         self.note(told);
         let found = plan.findings_exit.filter(|(level, _)| match level {
             Level::Possible => self.counts.total > 0,

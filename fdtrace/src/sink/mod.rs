@@ -23,6 +23,7 @@ pub mod run;
 pub mod sarif;
 mod shape;
 pub mod sqlite;
+pub mod suppress;
 pub mod text;
 
 use std::io;
