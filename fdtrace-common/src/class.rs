@@ -35,8 +35,22 @@ pub const CLONE: u8 = 13;
 pub const UNSHARE: u8 = 14;
 /// `ioctl`: of all its commands, those that change close-on-exec.
 pub const IOCTL: u8 = 15;
+/// `recvmsg`: descriptors may arrive in its control data.
+pub const RECVMSG: u8 = 16;
+/// `recvmmsg`: the same for several messages.
+pub const RECVMMSG: u8 = 17;
+/// `clone`: may store a pidfd where argument 2 points to.
+pub const CLONE_FLAGS: u8 = 18;
+/// `clone3`: may store a pidfd where its structure says.
+pub const CLONE3: u8 = 19;
+/// `io_uring_enter`: what it did to the table is not seen; told so that the table is read.
+pub const URING: u8 = 20;
+/// `socketcall` of 32-bit x86: the call is argument 0, its arguments are in memory.
+pub const SOCKETCALL: u8 = 21;
+/// `getsockopt`: one option is a new pidfd.
+pub const GETSOCKOPT: u8 = 22;
 /// Takes a descriptor, and is rare enough, and tells enough, to be reported always.
-pub const REPORT: u8 = 16;
+pub const REPORT: u8 = 23;
 
 /// Which witnesses are called for a system call: bits.
 pub mod witness {

@@ -51,9 +51,14 @@ pub struct Offsets {
     pub task_thread_pointer: u32,
     pub mm_start_code: u32,
     pub bprm_file: u32,
+    /// The arguments of a 32-bit call.
+    pub regs_arg_compat: [u32; 6],
+    /// `thread_info`: the word that tells 32-bit calls, and the bit that does (0: there are none).
+    pub task_status: u32,
+    pub compat_bit: u32,
 }
 
-const WORDS: usize = 50;
+const WORDS: usize = 58;
 const _: () = assert!(size_of::<Offsets>() == WORDS * 4 && align_of::<Offsets>() == 4);
 
 impl Offsets {
@@ -68,6 +73,8 @@ impl Offsets {
 pub const OFFSETS: &str = "OFFSETS";
 /// Global of type `[u8; SYSCALLS]`: the class of each native system call.
 pub const CLASSES: &str = "CLASSES";
+/// Global of type `[u8; SYSCALLS]`: the class of each 32-bit system call.
+pub const CLASSES_COMPAT: &str = "CLASSES_COMPAT";
 /// Global of type `u32`: nonzero when `bpf_get_current_task_btf` exists (5.11 and later).
 pub const HAVE_TASK_BTF: &str = "HAVE_TASK_BTF";
 /// Global of type `u32`: nonzero to send kernel-side diagnostics through aya-log.

@@ -11,6 +11,10 @@ pub const VERSION: u16 = 1;
 pub const PATH_MAX: usize = 4096;
 /// Longest part of a command line carried by an exec.
 pub const ARGV_MAX: usize = 1024;
+/// Most descriptors that one message can carry (`SCM_MAX_FD`).
+pub const RECEIVED_MAX: usize = 253;
+/// Of how many of them the file is told; of others it is found when the table is read.
+pub const RECEIVED_FILES: usize = 32;
 /// Most epoll events carried by one wait.
 pub const EPOLL_EVENTS_MAX: usize = 8;
 /// Slots in one [`Table`] record.
@@ -34,6 +38,8 @@ pub mod kind {
     pub const CALL_EPOLL_CTL: u16 = 5;
     /// [`super::CallEpollWait`].
     pub const CALL_EPOLL_WAIT: u16 = 6;
+    /// [`super::CallReceived`], then the numbers.
+    pub const CALL_RECEIVED: u16 = 7;
     /// [`super::Fork`].
     pub const FORK: u16 = 16;
     /// [`super::Exec`], then the path and the arguments.
@@ -62,6 +68,8 @@ pub mod kind {
     pub const THREAD: u16 = 53;
     /// [`super::EpollList`], then its [`super::EpollRow`]s.
     pub const EPOLL_LIST: u16 = 54;
+    /// [`super::EpollEntry`].
+    pub const EPOLL_ENTRY: u16 = 56;
 }
 
 /// Classes of loss, counted per processor.
@@ -80,7 +88,9 @@ pub mod loss {
     pub const USER_READ: usize = 5;
     /// No room for a stack or a definition. Costs the answer to who did it, not what happened.
     pub const RING_STACK: usize = 6;
-    pub const CLASSES: usize = 7;
+    /// The kernel skipped a program because it was running on that processor already. Counted by the kernel.
+    pub const SKIPPED: usize = 7;
+    pub const CLASSES: usize = 8;
 
     pub const NAMES: [&str; CLASSES] = [
         "ring full: call",
@@ -90,6 +100,7 @@ pub mod loss {
         "in-flight slot",
         "user memory",
         "stack",
+        "program skipped",
     ];
 }
 
@@ -130,6 +141,8 @@ pub mod flag {
     pub const BEYOND_WALK: u16 = 16;
     /// [`super::FileInfo`] and [`super::SnapRow`]: close-on-exec.
     pub const CLOEXEC: u16 = 32;
+    /// [`super::EpollEntry`]: what the number means in that table is the very file of the entry.
+    pub const SAME_FILE: u16 = 128;
     /// 32-bit system call on a 64-bit kernel.
     pub const COMPAT: u16 = 64;
 }
@@ -186,6 +199,9 @@ pub struct Call {
 pub struct CallFd {
     pub call: Call,
     pub file: FileInfo,
+    /// The slot it is in.
+    pub fd: i32,
+    pub reserved: u32,
 }
 
 #[repr(C)]
@@ -236,6 +252,17 @@ pub struct CallEpollWait {
     pub count: u32,
     pub reserved: u32,
     pub events: [EpollEvent; EPOLL_EVENTS_MAX],
+}
+
+/// Descriptors that came with a message. Their numbers follow, `count` of 32 bits.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CallReceived {
+    pub call: Call,
+    pub count: u32,
+    pub reserved: u32,
+    /// `struct file` of the first of them.
+    pub files: [u64; RECEIVED_FILES],
 }
 
 /// A new task. The header is the parent's.
@@ -387,6 +414,25 @@ pub struct EpollRow {
     pub events: u32,
 }
 
+/// An entry of an epoll instance in the table of task `header.tid`, as `/proc` shows it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EpollEntry {
+    pub header: Header,
+    pub epoll: i32,
+    pub fd: i32,
+    pub data: u64,
+    pub inode: u64,
+    pub dev: u32,
+    pub events: u32,
+}
+
+impl EpollEntry {
+    /// [`EpollEntry::fd`] of the record before the first entry of an instance, and of the one after the last.
+    pub const BEGIN: i32 = -1;
+    pub const END: i32 = -2;
+}
+
 /// Nothing happened up to `header.time`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -413,9 +459,10 @@ plain! {
     Header = 32,
     FileInfo = 56,
     Call = 136,
-    CallFd = 192,
+    CallFd = 200,
     CallPair = 256,
     CallPath = 200,
+    CallReceived = 400,
     CallEpollCtl = 216,
     EpollEvent = 16,
     CallEpollWait = 280,
@@ -426,9 +473,10 @@ plain! {
     SnapRow = 104,
     SnapBegin = 32,
     SnapEnd = 40,
-    Lost = 96,
+    Lost = 104,
     FopKind = 64,
     ProcessInfo = 64,
+    EpollEntry = 64,
     Thread = 32,
     EpollList = 40,
     EpollRow = 32,
@@ -535,5 +583,5 @@ plain! {
     TracedProcess = 16,
     Watch = 8,
     Inflight = 40,
-    PerCpu = 64,
+    PerCpu = 72,
 }

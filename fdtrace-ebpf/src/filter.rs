@@ -10,15 +10,18 @@ use crate::maps::{SIEVE, SIEVE_ENTRIES, TRACED};
 
 #[unsafe(no_mangle)]
 static CLASSES: [u8; SYSCALLS] = [0; SYSCALLS];
+#[unsafe(no_mangle)]
+static CLASSES_COMPAT: [u8; SYSCALLS] = [0; SYSCALLS];
 
-/// The class of a native system call.
+/// The class of a system call.
 #[inline(always)]
-pub fn class(nr: u64) -> u8 {
+pub fn class(nr: u64, compat: bool) -> u8 {
     if nr >= SYSCALLS as u64 {
         return fdtrace_common::class::NONE;
     }
+    let table = if compat { (&raw const CLASSES_COMPAT).cast::<u8>() } else { (&raw const CLASSES).cast::<u8>() };
     // SAFETY: `nr` was checked against the table's length; volatile because user space replaces the table before load.
-    unsafe { core::ptr::read_volatile((&raw const CLASSES).cast::<u8>().add(nr as usize & (SYSCALLS - 1))) }
+    unsafe { core::ptr::read_volatile(table.add(nr as usize & (SYSCALLS - 1))) }
 }
 
 #[unsafe(no_mangle)]

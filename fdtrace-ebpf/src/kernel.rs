@@ -60,6 +60,24 @@ pub fn have_task_btf() -> bool {
     unsafe { core::ptr::read_volatile(&raw const HAVE_TASK_BTF) != 0 }
 }
 
+/// Is the current task in a 32-bit system call?
+#[inline(always)]
+pub fn in_compat_call() -> bool {
+    let bit = offset!(compat_bit) as u32;
+    if bit == 0 {
+        return false;
+    }
+    let status: u32 = if have_task_btf() {
+        // SAFETY: the helper returns a typed, trusted pointer to the running task; the offset comes from BTF.
+        unsafe { member(bpf_get_current_task_btf().cast::<c_void>(), offset!(task_status)) }
+    } else {
+        // SAFETY: the helper has no preconditions.
+        let task = unsafe { bpf_get_current_task() };
+        read::<u32>(task + offset!(task_status) as u64)
+    };
+    status & bit != 0
+}
+
 /// The current task's `files_struct` and its `fdtable`.
 #[derive(Clone, Copy)]
 pub struct Files {

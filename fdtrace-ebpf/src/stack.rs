@@ -72,7 +72,7 @@ pub fn at_enter(regs: *const c_void, nr: u64) {
         if has_python {
             notes = python::frames(walk);
         }
-        let class = filter::class(nr);
+        let class = filter::class(nr, false);
         begin(walk, regs, nr, start.time);
         if has_python {
             notes |= python::task(walk);

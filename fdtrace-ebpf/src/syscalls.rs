@@ -6,24 +6,26 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, bpf_probe_read_user_str_bytes};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, bpf_probe_read_user_str_bytes, generated};
 use fdtrace_common::{
     class::{self, witness},
     wire::{
-        Call, CallEpollCtl, CallEpollWait, CallFd, CallPair, CallPath, EPOLL_EVENTS_MAX, Header, Inflight, NOT_SEEN,
-        PATH_MAX, Scratch, Watch, flag, kind, loss, shared, watch_key,
+        Call, CallEpollCtl, CallEpollWait, CallFd, CallPair, CallPath, CallReceived, EPOLL_EVENTS_MAX, Header,
+        Inflight, NOT_SEEN, PATH_MAX, RECEIVED_FILES, RECEIVED_MAX, Scratch, Watch, flag, kind, loss,
+        shared, watch_key,
     },
 };
 
 use crate::{
     emit::{self, Subject},
     filter::{self, Task},
-    kernel::{Files, describe_slot, member, offset},
+    kernel::{self, Files, describe_slot, member, offset},
     maps::{INFLIGHT, INFLIGHT_ENTRIES, SHARED, WATCHED},
     process,
 };
 
 const EBADF: i64 = -9;
+const EFAULT: i64 = -14;
 const ENFILE: i64 = -23;
 const EMFILE: i64 = -24;
 const F_DUPFD: u64 = 0;
@@ -38,11 +40,70 @@ const FIOCLEX: u64 = 0x5451;
 
 /// A call that took longer than this waited for something, nanoseconds.
 const BLOCKED: u64 = 1_000_000;
+const CLONE_PIDFD: u64 = 0x1000;
+const SOL_SOCKET: u32 = 1;
+const SCM_RIGHTS: u32 = 1;
+const SCM_PIDFD: u32 = 4;
+const SOCKETCALL_SOCKET: u64 = 1;
+const SOCKETCALL_ACCEPT: u64 = 5;
+const SOCKETCALL_SOCKETPAIR: u64 = 8;
+const SOCKETCALL_RECVMSG: u64 = 17;
+const SOCKETCALL_ACCEPT4: u64 = 18;
+/// Control messages of one message that are looked at: the kernel writes at most a handful.
+const CONTROLS: usize = 3;
+
+/// `ioctl` commands that return a descriptor: KVM's, namespaces' and a pidfd's, a terminal's other side, userfaultfd,
+/// a socket's network namespace. Others that put one into a structure are found when the table is read.
+#[inline(always)]
+fn makes_descriptor(command: u64) -> bool {
+    matches!(command, 0xAE01 | 0xAE41 | 0xAECE | 0xB701 | 0xB702 | 0xFF01..=0xFF0A | 0x5441 | 0xAA00 | 0x894C)
+}
+
+/// `SOL_SOCKET`, `SO_PEERPIDFD` (6.5).
+#[inline(always)]
+fn is_peer_pidfd(level: u64, option: u64) -> bool {
+    level as u32 == SOL_SOCKET && option as u32 == 77
+}
+
+/// Reads user memory; zero when that fails.
+#[inline(always)]
+fn user<T: Copy + Default>(address: u64) -> T {
+    // SAFETY: the helper checks the address and reports a fault.
+    unsafe { bpf_probe_read_user(address as *const T) }.unwrap_or_default()
+}
+
+/// The registers of a system call.
+#[derive(Clone, Copy)]
+struct Regs {
+    regs: *const c_void,
+    compat: bool,
+}
+
+impl Regs {
+    #[inline(always)]
+    fn new(regs: *const c_void) -> Self {
+        Self { regs, compat: kernel::in_compat_call() }
+    }
+
+    /// An argument of the call; `i` is a constant.
+    #[inline(always)]
+    fn arg(self, i: usize) -> u64 {
+        // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offsets come from BTF.
+        unsafe {
+            if self.compat {
+                member::<u32>(self.regs, offset!(regs_arg_compat[i])) as u64
+            } else {
+                member(self.regs, offset!(regs_arg[i]))
+            }
+        }
+    }
+}
 
 /// `sys_enter(struct pt_regs *regs, long id)`. `true`: the call is ours and the task is traced.
 #[inline(always)]
 pub fn enter(regs: *const c_void, nr: u64) -> bool {
-    let class = filter::class(nr);
+    let regs = Regs::new(regs);
+    let class = filter::class(nr, regs.compat);
     if class == class::NONE {
         return false;
     }
@@ -50,10 +111,10 @@ pub fn enter(regs: *const c_void, nr: u64) -> bool {
     let Some(slot) = inflight(task.tid) else { return false };
     let files = Files::of_current();
     let before = match class {
-        class::CLOSE => files.file(arg(regs, 0)),
-        class::DUP2 => files.file(arg(regs, 1)),
-        class::EPOLL_CTL => files.file(arg(regs, 2)),
-        class::USE => watched(task.tgid, arg(regs, 0), files),
+        class::CLOSE => files.file(regs.arg(0)),
+        class::DUP2 => files.file(regs.arg(1)),
+        class::EPOLL_CTL => files.file(regs.arg(2)),
+        class::USE | class::RECVMSG | class::RECVMMSG | class::GETSOCKOPT => watched(task.tgid, regs.arg(0), files),
         _ => 0,
     };
     // SAFETY: `slot` is a live element of an array map. Only this thread writes it, or one with the same low bits of
@@ -73,16 +134,40 @@ pub fn enter(regs: *const c_void, nr: u64) -> bool {
 #[inline(always)]
 pub fn exit(regs: *const c_void, ret: i64) {
     // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offset comes from BTF.
-    let nr: u64 = unsafe { member(regs, offset!(regs_nr)) };
-    let class = filter::class(nr);
+    let nr = u64::from(unsafe { member::<u32>(regs, offset!(regs_nr)) });
+    let regs = Regs::new(regs);
+    let class = filter::class(nr, regs.compat);
     if ret != EBADF && (class == class::NONE || class == class::CLONE) {
         return;
     }
-    if ret != EBADF && class == class::USE && !worth_telling(nr) {
+    let uses = matches!(class, class::USE | class::RECVMSG | class::RECVMMSG | class::GETSOCKOPT);
+    let worth_telling = uses && worth_telling(nr);
+    if ret != EBADF && class == class::USE && !worth_telling {
         return;
     }
     let Some(task) = filter::current() else { return };
     let done = Done::new(regs, nr, ret, class, task);
+    // Watched, or it blocked; and if nobody else can change the table, that it blocked tells nothing.
+    if uses && done.start.before != 0 {
+        told(watch_key(task.tgid, regs.arg(0) as u32), task.tgid, ret);
+        told(done.start.before, task.tgid, ret);
+        done.plain();
+    } else if uses && (ret == EBADF || (worth_telling && done.files.users() > 1)) {
+        done.plain();
+    }
+    // One place for all, because the verifier walks it for each.
+    let message = match class {
+        // A call that failed with EFAULT may have installed what it received.
+        class::RECVMSG if ret >= 0 || ret == EFAULT => regs.arg(1),
+        class::RECVMMSG if ret > 0 => regs.arg(1),
+        class::SOCKETCALL if ret >= 0 && regs.arg(0) == SOCKETCALL_RECVMSG => {
+            u64::from(user::<u32>(regs.arg(1) + 4))
+        }
+        _ => 0,
+    };
+    if message != 0 {
+        done.received(message);
+    }
     match class {
         class::CLOSE => done.plain(),
         class::CLOSE_RANGE | class::UNSHARE if done.has_new_table() => {
@@ -95,29 +180,39 @@ pub fn exit(regs: *const c_void, ret: i64) {
         class::OPEN_PATH0 => done.opened(0),
         class::OPEN_PATH1 => done.opened(1),
         class::DUP2 if ret >= 0 => done.with_file(ret as u64),
-        class::PAIR_AT0 if ret == 0 => done.pair(arg(regs, 0)),
-        class::PAIR_AT3 if ret == 0 => done.pair(arg(regs, 3)),
-        class::FCNTL if ret >= 0 => match arg(regs, 1) & 0xffff_ffff {
+        class::PAIR_AT0 if ret == 0 => done.pair(regs.arg(0)),
+        class::PAIR_AT3 if ret == 0 => done.pair(regs.arg(3)),
+        class::FCNTL if ret >= 0 => match regs.arg(1) & 0xffff_ffff {
             F_DUPFD | F_DUPFD_CLOEXEC => done.with_file(ret as u64),
             F_SETFD | F_SETFL | F_SETLK | F_SETLKW => done.plain(),
             _ => {}
         },
-        class::IOCTL if ret >= 0 => match arg(regs, 1) & 0xffff_ffff {
+        class::IOCTL if ret >= 0 => match regs.arg(1) & 0xffff_ffff {
             FIOCLEX | FIONCLEX => done.plain(),
+            command if makes_descriptor(command) => done.with_file(ret as u64),
             _ => {}
         },
+        // What came with later messages is found when the table is read.
+        class::RECVMMSG if ret > 1 => done.plain(),
+        class::CLONE_FLAGS if ret > 0 && regs.arg(0) & CLONE_PIDFD != 0 => done.at(regs.arg(2)),
+        class::CLONE3 if ret > 0 => {
+            let flags = user::<u64>(regs.arg(0));
+            if flags & CLONE_PIDFD != 0 {
+                done.at(user::<u64>(regs.arg(0) + 8));
+            }
+        }
+        class::SOCKETCALL if ret >= 0 => match regs.arg(0) {
+            SOCKETCALL_SOCKET | SOCKETCALL_ACCEPT | SOCKETCALL_ACCEPT4 => done.with_file(ret as u64),
+            SOCKETCALL_SOCKETPAIR => done.pair(u64::from(user::<u32>(regs.arg(1) + 12))),
+            _ => {}
+        },
+        class::GETSOCKOPT if ret == 0 && is_peer_pidfd(regs.arg(1), regs.arg(2)) => done.at(regs.arg(3)),
+        class::URING if ret >= 0 => done.plain(),
         class::EPOLL_CTL => done.epoll_ctl(),
         class::REPORT => done.plain(),
-        // Watched, or it blocked; and if nobody else can change the table, that it blocked tells nothing.
-        class::USE if done.start.before != 0 => {
-            told(watch_key(task.tgid, arg(regs, 0) as u32), task.tgid, ret);
-            told(done.start.before, task.tgid, ret);
-            done.plain();
-        }
-        class::USE if ret == EBADF || done.files.users() > 1 => done.plain(),
         // A wait of no length that found nothing is a poll: loops do it all the time, and it tells nothing.
-        class::EPOLL_WAIT if ret != 0 || arg(regs, 3) != 0 => done.epoll_wait(),
-        _ if matches!(ret, EBADF | EMFILE | ENFILE) => done.plain(),
+        class::EPOLL_WAIT if ret != 0 || regs.arg(3) != 0 => done.epoll_wait(),
+        _ if !uses && matches!(ret, EBADF | EMFILE | ENFILE) => done.plain(),
         _ => {}
     }
 }
@@ -125,7 +220,8 @@ pub fn exit(regs: *const c_void, ret: i64) {
 /// Is a stack to be taken when this call begins, or who holds its number?
 #[inline(always)]
 pub fn wants_at_enter(nr: u64) -> bool {
-    let wants = filter::witnesses(nr);
+    // A 32-bit program has its own numbers, and stacks that nobody here can read.
+    let wants = if kernel::in_compat_call() { 0 } else { filter::witnesses(nr) };
     wants & (witness::AT_ENTER | witness::BIND | witness::BIND_ONCE | witness::BIND_EMPTY_PATH) != 0
 }
 
@@ -134,12 +230,12 @@ pub fn wants_at_enter(nr: u64) -> bool {
 pub fn wants_at_exit(regs: *const c_void, ret: i64) -> bool {
     // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offset comes from BTF.
     let nr: u64 = unsafe { member(regs, offset!(regs_nr)) };
-    let wants = filter::witnesses(nr);
+    let wants = if kernel::in_compat_call() { 0 } else { filter::witnesses(nr) };
     if ret < 0 {
         // What has one since its beginning needs no second.
         return ret == EBADF && wants != 0 && wants & witness::AT_ENTER == 0;
     }
-    match filter::class(nr) {
+    match filter::class(nr, false) {
         class::FCNTL => matches!(arg(regs, 1) & 0xffff_ffff, F_DUPFD | F_DUPFD_CLOEXEC),
         _ if wants & witness::MAPS != 0 => arg(regs, 2) & PROT_EXEC != 0 && arg(regs, 4) as i32 >= 0,
         _ => wants & witness::AT_EXIT != 0,
@@ -206,7 +302,7 @@ pub fn started(tid: u32) -> Inflight {
 
 /// A finished call.
 struct Done {
-    regs: *const c_void,
+    regs: Regs,
     ret: i64,
     nr: u32,
     class: u8,
@@ -217,14 +313,14 @@ struct Done {
 
 impl Done {
     #[inline(always)]
-    fn new(regs: *const c_void, nr: u64, ret: i64, class: u8, task: Task) -> Self {
+    fn new(regs: Regs, nr: u64, ret: i64, class: u8, task: Task) -> Self {
         let mut start = Inflight { tid: 0, nr: 0, time: 0, pos: NOT_SEEN, before: 0, table: 0 };
         if let Some(slot) = inflight(task.tid) {
             // SAFETY: a live element of an array map.
             let seen = unsafe { *slot };
             if seen.tid == task.tid && seen.nr == nr as u32 {
                 start = seen;
-            } else if seen.tid != task.tid && class != class::NONE {
+            } else if seen.tid != 0 && seen.tid != task.tid && class != class::NONE {
                 emit::count_degraded(loss::INFLIGHT);
             }
             // SAFETY: as above. The call is over.
@@ -252,23 +348,24 @@ impl Done {
     unsafe fn fill(&self, call: *mut Call, kind: u16, flags: u16) {
         // SAFETY: by the caller's promise.
         unsafe {
+            let flags = if self.regs.compat { flags | flag::COMPAT } else { flags };
             emit::fill_header(&raw mut (*call).header, kind, flags, self.subject());
             (*call).enter_time = self.start.time;
             (*call).enter_pos = self.start.pos;
             (*call).ret = self.ret;
-            (*call).args[0] = arg(self.regs, 0);
-            (*call).args[1] = arg(self.regs, 1);
-            (*call).args[2] = arg(self.regs, 2);
-            (*call).args[3] = arg(self.regs, 3);
-            (*call).args[4] = arg(self.regs, 4);
-            (*call).args[5] = arg(self.regs, 5);
+            (*call).args[0] = self.regs.arg(0);
+            (*call).args[1] = self.regs.arg(1);
+            (*call).args[2] = self.regs.arg(2);
+            (*call).args[3] = self.regs.arg(3);
+            (*call).args[4] = self.regs.arg(4);
+            (*call).args[5] = self.regs.arg(5);
             (*call).before = self.start.before;
             (*call).after = match self.class {
-                class::CLOSE => self.files.file(arg(self.regs, 0)),
-                class::DUP2 => self.files.file(arg(self.regs, 1)),
-                class::USE if self.start.before != 0 => self.files.file(arg(self.regs, 0)),
-                class::FCNTL if matches!(arg(self.regs, 1), F_SETLK | F_SETLKW) => {
-                    u64::from(bpf_probe_read_user(arg(self.regs, 2) as *const u16).unwrap_or(u16::MAX))
+                class::CLOSE => self.files.file(self.regs.arg(0)),
+                class::DUP2 => self.files.file(self.regs.arg(1)),
+                class::USE | class::RECVMSG | class::RECVMMSG | class::GETSOCKOPT if self.start.before != 0 => self.files.file(self.regs.arg(0)),
+                class::FCNTL if matches!(self.regs.arg(1), F_SETLK | F_SETLKW) => {
+                    u64::from(bpf_probe_read_user(self.regs.arg(2) as *const u16).unwrap_or(u16::MAX))
                 }
                 _ => 0,
             };
@@ -293,6 +390,8 @@ impl Done {
             unsafe {
                 self.fill(&raw mut (*record).call, kind::CALL_FD, 0);
                 describe_slot(self.files, fd, &raw mut (*record).file);
+                (*record).fd = fd as i32;
+                (*record).reserved = 0;
             }
         });
     }
@@ -330,6 +429,85 @@ impl Done {
         });
     }
 
+    /// The call stored a descriptor in user memory.
+    #[inline(always)]
+    fn at(&self, pointer: u64) {
+        self.with_file(u64::from(user::<u32>(pointer)));
+    }
+
+    /// Descriptors that came with the control data of the message header at `header`, as the kernel has rewritten it.
+    #[inline(always)]
+    fn received(&self, header: u64) {
+        let (mut at, len) = if self.regs.compat {
+            (u64::from(user::<u32>(header + 16)), u64::from(user::<u32>(header + 20)))
+        } else {
+            (user::<u64>(header + 32), user::<u64>(header + 40))
+        };
+        if at == 0 || len < 12 {
+            return;
+        }
+        let end = at + len;
+        let head = if self.regs.compat { 12 } else { 16 };
+        let (mut first, mut count, mut pidfd) = (0, 0, 0);
+        for _ in 0..CONTROLS {
+            if at + head > end {
+                break;
+            }
+            // `struct cmsghdr`: length, level, type.
+            let size = if self.regs.compat { u64::from(user::<u32>(at)) } else { user::<u64>(at) };
+            let level = user::<u32>(at + head - 8);
+            let kind = user::<u32>(at + head - 4);
+            if size < head {
+                break;
+            }
+            // The kernel puts all descriptors into one control message.
+            if level == SOL_SOCKET && kind == SCM_RIGHTS {
+                first = at + head;
+                count = (size - head) / 4;
+            }
+            if level == SOL_SOCKET && kind == SCM_PIDFD {
+                pidfd = at + head;
+            }
+            let align = if self.regs.compat { 4 } else { 8 };
+            at += (size + align - 1) & !(align - 1);
+        }
+        if count > 0 {
+            self.report_received(first, count);
+        }
+        if pidfd != 0 {
+            self.at(pidfd);
+        }
+    }
+
+    /// The numbers of `count` descriptors, which stand at `first`, and the files behind the first of them. What each file
+    /// is, is told by the table it came from, or found when this one is read.
+    #[inline(always)]
+    fn report_received(&self, first: u64, count: u64) {
+        let Some(scratch) = emit::scratch() else { return };
+        let record = scratch.cast::<CallReceived>();
+        let array = self.files.array();
+        let count = if count > RECEIVED_MAX as u64 { RECEIVED_MAX as u64 } else { count };
+        let size = (count as u32 & 0xff) * size_of::<i32>() as u32;
+        // SAFETY: the scratch buffer has room for the record and `RECEIVED_MAX` numbers, and is ours alone. Both helpers
+        // check the addresses that they read from.
+        unsafe {
+            let numbers = scratch.cast::<u8>().add(size_of::<CallReceived>());
+            if generated::bpf_probe_read_user(numbers.cast(), size, first as *const c_void) != 0 {
+                emit::missing(loss::USER_READ, self.task.process);
+                return;
+            }
+            // All of them, read or not: a loop that can end anywhere is walked from every end by the verifier.
+            for i in 0..RECEIVED_FILES {
+                let fd = numbers.cast::<u32>().add(i).read_volatile();
+                (*record).files[i] = kernel::read::<u64>(array + u64::from(fd) * 8);
+            }
+            self.fill(&raw mut (*record).call, kind::CALL_RECEIVED, 0);
+            (*record).count = count as u32;
+            (*record).reserved = 0;
+        }
+        emit::variable(scratch, size_of::<CallReceived>() + size as usize, loss::RING_CALL, self.task.process);
+    }
+
     /// An open. The path is read at the end of the call, when the kernel has just brought it into memory.
     #[inline(always)]
     fn opened(&self, path_arg: usize) {
@@ -347,7 +525,7 @@ impl Done {
         unsafe {
             let tail = core::slice::from_raw_parts_mut(scratch.cast::<u8>().add(head), PATH_MAX);
             let (mut len, mut flags) = (0, 0);
-            match bpf_probe_read_user_str_bytes(arg(self.regs, path_arg) as *const u8, tail) {
+            match bpf_probe_read_user_str_bytes(self.regs.arg(path_arg) as *const u8, tail) {
                 Ok(path) => len = path.len(),
                 Err(_) => flags = flag::UNREADABLE,
             }
@@ -368,13 +546,13 @@ impl Done {
         // The event is packed on x86-64: 4 bytes of mask, then 8 of data. A null pointer (DEL) reads as zeros.
         let event: [u32; 3] =
             // SAFETY: the helper checks the address and reports a fault.
-            unsafe { bpf_probe_read_user(arg(self.regs, 3) as *const [u32; 3]) }.unwrap_or_default();
+            unsafe { bpf_probe_read_user(self.regs.arg(3) as *const [u32; 3]) }.unwrap_or_default();
         emit::fixed::<CallEpollCtl>(loss::RING_CALL, self.task.process, |record| {
             // SAFETY: the reserved record.
             unsafe {
                 self.fill(&raw mut (*record).call, kind::CALL_EPOLL_CTL, 0);
-                describe_slot(self.files, arg(self.regs, 0), &raw mut (*record).epoll);
-                (*record).target = self.files.file(arg(self.regs, 2));
+                describe_slot(self.files, self.regs.arg(0), &raw mut (*record).epoll);
+                (*record).target = self.files.file(self.regs.arg(2));
                 (*record).events = event[0];
                 (*record).data = u64::from(event[1]) | u64::from(event[2]) << 32;
                 (*record).reserved = 0;
@@ -384,12 +562,12 @@ impl Done {
 
     #[inline(always)]
     fn epoll_wait(&self) {
-        let pointer = arg(self.regs, 1);
+        let pointer = self.regs.arg(1);
         emit::fixed::<CallEpollWait>(loss::RING_CALL, self.task.process, |record| {
             // SAFETY: the reserved record.
             unsafe {
                 self.fill(&raw mut (*record).call, kind::CALL_EPOLL_WAIT, 0);
-                (*record).epoll = self.files.file(arg(self.regs, 0));
+                (*record).epoll = self.files.file(self.regs.arg(0));
                 (*record).count = self.ret as u32;
                 (*record).reserved = 0;
                 for i in 0..EPOLL_EVENTS_MAX {

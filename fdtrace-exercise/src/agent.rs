@@ -5,6 +5,7 @@
 
 use core::sync::atomic::Ordering::SeqCst;
 
+use crate::birth::Errand;
 use crate::nr;
 use crate::ops::{self, Op};
 use crate::profile::Profile;
@@ -32,8 +33,16 @@ pub struct Agent {
     pub ephemeral: bool,
     /// A thread of a process that another one began.
     pub thread: bool,
+    /// What it does before it exercises.
+    pub errand: Errand,
     /// Start of this image's stacks, see [`crate::birth`].
     pub stacks: u64,
+    /// A page below 4 GiB, for 32-bit calls; 0 if there is none.
+    pub low: u64,
+    /// This task has io_uring workers.
+    pub has_workers: bool,
+    /// They use the table that this task had when they were made.
+    pub stale_workers: bool,
     /// Latest registrations: epoll and number.
     pub recent: [(i32, i32); 4],
     /// Operation being done, for the log.
@@ -313,6 +322,7 @@ impl Agent {
 
     /// Announces the end of this task and, if `all`, of the threads beside it; then ends.
     pub fn end(&self, all: bool) -> ! {
+        self.own_slot().exits_all.store(u32::from(all), SeqCst);
         for (index, slot) in self.region.slots.iter().enumerate() {
             let own = index == self.slot;
             if (own || all && slot.pid.load(SeqCst) == self.pid) && slot.is_live() {

@@ -24,6 +24,16 @@ pub struct Making {
     pub flags: u64,
 }
 
+/// What a new task does before it exercises like the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    Exercise,
+    /// Has a syscall of its own answered by another task, see `ops::notify`.
+    Notified,
+    /// The same, with a table of its own.
+    NotifiedElsewhere,
+}
+
 #[repr(C)]
 #[derive(Default)]
 struct Clone3 {
@@ -51,6 +61,20 @@ fn has(flags: u64, flag: i32) -> bool {
     flags & flag as u64 != 0
 }
 
+/// Maps a page that 32-bit calls can point to; 0 if that is not possible.
+pub fn map_low() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new anonymous mapping touches no memory in use.
+        let at = unsafe { sys::syscall(nr::MMAP, [0, 4096, prot as u64, flags as u64, u64::MAX, 0]) };
+        if at > 0 { at as u64 } else { 0 }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    0
+}
+
 /// Maps the stacks of this image.
 pub fn map_stacks() -> Option<u64> {
     let size = STACK * SLOTS as u64;
@@ -62,8 +86,13 @@ pub fn map_stacks() -> Option<u64> {
 }
 
 impl Agent {
-    /// Makes a task that exercises too. Returns its id as the syscall did.
+    /// Makes a task that exercises too: 0, or the error. Its id is not told, as it is not a matter of the seed.
     pub fn spawn(&mut self, making: Making) -> i64 {
+        self.spawn_for(making, Errand::Exercise).map_or_else(|error| error, |_| 0)
+    }
+
+    /// Makes a task that runs an errand first. Returns its slot.
+    pub fn spawn_for(&mut self, making: Making, errand: Errand) -> Result<usize, i64> {
         let Making { number, mut flags } = making;
         if number == nr::VFORK {
             flags |= (libc::CLONE_VM | libc::CLONE_VFORK) as u64;
@@ -71,14 +100,14 @@ impl Agent {
         let thread = has(flags, libc::CLONE_THREAD);
         let region = self.region;
         if region.occupied() >= region.max_agents.load(SeqCst) as usize {
-            return SKIP;
+            return Err(SKIP);
         }
-        let Some(index) = self.claim(thread) else { return SKIP };
+        let Some(index) = self.claim(thread) else { return Err(SKIP) };
         let slot = &region.slots[index];
         let table = if has(flags, libc::CLONE_FILES) { Some(self.table_index()) } else { region.claim_table() };
         let Some(table) = table else {
             slot.state.store(0, SeqCst);
-            return SKIP;
+            return Err(SKIP);
         };
         if table != self.table_index() {
             region.tables[table].copy_from(self.table());
@@ -94,6 +123,9 @@ impl Agent {
             rng: Rng::derived(region.seed.load(SeqCst), birth),
             ephemeral: has(flags, libc::CLONE_VFORK),
             thread,
+            errand,
+            has_workers: false,
+            stale_workers: false,
             ..*self
         };
         let mut pidfd: i32 = -1;
@@ -103,7 +135,7 @@ impl Agent {
                 region.tables[table].used.store(0, SeqCst);
             }
             slot.state.store(0, SeqCst);
-            return ret;
+            return Err(ret);
         }
         if has(flags, libc::CLONE_PIDFD) {
             self.made(i64::from(pidfd), Kind::Pidfd, true);
@@ -114,7 +146,7 @@ impl Agent {
             // A vfork child lets its parent go on before it closes its table.
             self.await_the_dying();
         }
-        ret
+        Ok(index)
     }
 
     fn claim(&self, thread: bool) -> Option<usize> {
@@ -250,9 +282,10 @@ extern "C" fn born(argument: *mut u8) -> ! {
     agent.pid = sys::getpid();
     agent.tid = sys::gettid();
     let slot = agent.own_slot();
+    // First of all: the slot may have been taken away, if who claimed it was killed meanwhile.
+    agent.advance(state(Phase::Starting, agent.round), state(Phase::Running, agent.round));
     slot.pid.store(agent.pid, SeqCst);
     slot.tid.store(agent.tid, SeqCst);
-    agent.advance(state(Phase::Starting, agent.round), state(Phase::Running, agent.round));
     if agent.ephemeral {
         for _ in 0..agent.rng.below(5) {
             agent.step();
@@ -265,6 +298,9 @@ extern "C" fn born(argument: *mut u8) -> ! {
             }
         }
         agent.end(true);
+    }
+    if agent.errand != Errand::Exercise {
+        ops::be_notified(&mut agent);
     }
     agent.live()
 }
@@ -285,23 +321,29 @@ pub fn resume(region: &'static Region, index: usize) -> ! {
         profile: crate::profile::Profile::from_raw(region.profile.load(SeqCst)),
         ephemeral: false,
         thread: false,
+        errand: Errand::Exercise,
         stacks,
+        low: map_low(),
+        has_workers: false,
+        stale_workers: false,
         recent: [(-1, -1); 4],
         op: own.op.load(SeqCst),
     };
-    if phase(seen) != Phase::Running || own.execing.load(SeqCst) != 1 {
-        // Another thread's exit had been announced when exec won the race.
-        agent.vanish();
-    }
     for (other, slot) in region.slots.iter().enumerate() {
         let gone = state(Phase::Gone, agent.round);
         if other != index && slot.pid.load(SeqCst) == pid && slot.phase() != Phase::Free {
+            // Its exit, had it announced one, will not come.
+            slot.exits_all.store(0, SeqCst);
             slot.state.store(gone, SeqCst);
         }
         // Claimed by a thread that is dead now. A task that it made all the same gives up at its first step.
         if slot.phase() == Phase::Starting && slot.claimer_pid.load(SeqCst) == pid {
             _ = slot.state.compare_exchange(state(Phase::Starting, agent.round), gone, SeqCst, SeqCst);
         }
+    }
+    if phase(seen) != Phase::Running || own.execing.load(SeqCst) != 1 {
+        // Another thread's exit had been announced when exec won the race.
+        agent.vanish();
     }
     agent.enter_startup();
     own.pid.store(pid, SeqCst);

@@ -198,7 +198,12 @@ impl Comparison {
         self.attribute(pair, Aspect::Kind, kind, normalise(&kernel.kind));
         self.attribute(pair, Aspect::Inode, model.ino, kernel.ino);
         self.attribute(pair, Aspect::Device, model.dev.map(Device), Device(kernel.dev));
-        self.attribute(pair, Aspect::Cloexec, model.cloexec, kernel.cloexec);
+        match model.cloexec {
+            Some(false) if kernel.cloexec && !truth::cloexec_is_certain(pair.pid, model.fd).unwrap_or(true) => {
+                self.silence(Aspect::Cloexec);
+            }
+            cloexec => self.attribute(pair, Aspect::Cloexec, cloexec, kernel.cloexec),
+        }
     }
 
     fn attribute<T: PartialEq + fmt::Display>(&mut self, pair: &Pair<'_>, aspect: Aspect, model: Option<T>, kernel: T) {

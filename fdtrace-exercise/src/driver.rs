@@ -225,7 +225,7 @@ impl Driver {
         let mut text =
             format!("seed {}, round {}: again with\n  {}\n", self.config.seed, self.round, self.config.replay());
         let steps = self.log(None, usize::MAX);
-        let concerned = |step: &&Step| pids.is_empty() || pids.contains(&step.pid);
+        let concerned = |step: &&Step| pids.is_empty() || pids.contains(&step.pid) || pids.contains(&step.tid);
         let steps: Vec<_> = steps.iter().filter(concerned).collect();
         for step in &steps[steps.len().saturating_sub(count)..] {
             _ = writeln!(text, "  {step}");

@@ -41,6 +41,7 @@ numbers! {
     INOTIFY_ADD_WATCH "inotify_add_watch" 254 27,
     READ "read" 0 63, WRITE "write" 1 64, PREAD64 "pread64" 17 67, FSTAT "fstat" 5 80, LSEEK "lseek" 8 62,
     SENDFILE "sendfile" 40 71, IOCTL "ioctl" 16 29, FTRUNCATE "ftruncate" 77 46, POLL "poll" 7 -10, PPOLL "ppoll" 271 73,
+    PSELECT6 "pselect6" 270 72,
     MMAP "mmap" 9 222, MUNMAP "munmap" 11 215, MKDIRAT "mkdirat" 258 34, FCHDIR "fchdir" 81 50, FCHMOD "fchmod" 91 52,
     FSYNC "fsync" 74 82, FLOCK "flock" 73 32, READV "readv" 19 65, GETDENTS64 "getdents64" 217 61,
     COPY_FILE_RANGE "copy_file_range" 326 285, SPLICE "splice" 275 76, TEE "tee" 276 77,

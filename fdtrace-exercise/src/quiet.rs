@@ -78,26 +78,25 @@ impl Driver {
         for (index, slot) in self.region.slots.iter().enumerate() {
             let seen = slot.state.load(SeqCst);
             let (pid, tid) = (slot.pid.load(SeqCst), slot.tid.load(SeqCst));
+            let gone = |other: Phase| _ = slot.state.compare_exchange(seen, state(other, seen), SeqCst, SeqCst);
             match phase(seen) {
                 Phase::Free | Phase::Gone => {}
-                Phase::Parked => quiet &= seen == state(Phase::Parked, self.round),
-                Phase::Dying => {
-                    if is_gone(pid, if tid == 0 { pid } else { tid }) {
-                        slot.state.store(state(Phase::Gone, seen), SeqCst);
-                    } else {
-                        quiet = false;
-                    }
-                }
+                Phase::Dying if is_gone(pid, if tid == 0 { pid } else { tid }) => gone(Phase::Gone),
+                Phase::Dying => quiet = false,
                 Phase::Starting => {
-                    // The claimer may have been killed, by a sibling's exec or exit, before it made the task. One that
-                    // was made gives up when it finds its slot gone.
-                    let claimer = (slot.claimer_pid.load(SeqCst), slot.claimer_tid.load(SeqCst));
-                    if claimer.0 != 0 && tid == 0 && is_gone(claimer.0, claimer.1) {
-                        std::thread::sleep(Duration::from_millis(50));
-                        _ = slot.state.compare_exchange(seen, state(Phase::Gone, seen), SeqCst, SeqCst);
-                    }
                     quiet = false;
+                    if self.is_abandoned(slot) {
+                        gone(Phase::Gone);
+                    }
                 }
+                // A thread that came to life too late to be told that its process ends.
+                Phase::Parked | Phase::Running if pid != 0 && self.is_doomed(pid) => {
+                    quiet = false;
+                    if is_gone(pid, if tid == 0 { pid } else { tid }) {
+                        gone(Phase::Gone);
+                    }
+                }
+                Phase::Parked => quiet &= seen == state(Phase::Parked, self.round),
                 Phase::Running => {
                     quiet = false;
                     if tid != 0 && slot.execing.load(SeqCst) == 0 && is_gone(pid, tid) {
@@ -109,24 +108,39 @@ impl Driver {
         Ok(quiet && self.region.claims.load(SeqCst) == claims)
     }
 
-    /// A running task has gone without a word: killed by the exec or exit of a thread beside it that it came to life too
-    /// late to be told of. Anything else is a fault of the exerciser.
+    /// Whether a slot was claimed by a task that was killed, by its sibling's exec or exit, before it made the new one.
+    /// One that was made all the same gives up when it finds its slot gone.
+    fn is_abandoned(&self, slot: &Slot) -> bool {
+        let claimer = || (slot.claimer_pid.load(SeqCst), slot.claimer_tid.load(SeqCst));
+        let (pid, tid) = claimer();
+        let nobody = pid == 0 || tid == 0;
+        if !nobody && !is_gone(pid, tid) {
+            return false;
+        }
+        // Time for a claimer to say who it is, and for a child that was made to begin.
+        std::thread::sleep(Duration::from_millis(if nobody { 300 } else { 50 }));
+        claimer() == (pid, tid)
+    }
+
+    /// Whether a process has been told to end by one of its threads.
+    fn is_doomed(&self, pid: u32) -> bool {
+        let ends = |slot: &Slot| slot.exits_all.load(SeqCst) == 1 && slot.pid.load(SeqCst) == pid;
+        self.region.slots.iter().any(|slot| matches!(slot.phase(), Phase::Dying | Phase::Gone) && ends(slot))
+    }
+
+    /// A running task has gone without a word. An exec beside it may have killed it, and its new image will say so soon.
+    /// Anything else is a fault of the exerciser.
     fn killed(&self, index: usize, seen: u32) -> Result<()> {
         let slot = &self.region.slots[index];
         let pid = slot.pid.load(SeqCst);
         std::thread::sleep(Duration::from_millis(20));
-        if slot.state.load(SeqCst) != seen || slot.execing.load(SeqCst) != 0 || slot.pid.load(SeqCst) != pid {
-            return Ok(());
-        }
-        // An exec has killed its siblings, and its new image will say so.
+        let changed = slot.state.load(SeqCst) != seen || slot.pid.load(SeqCst) != pid;
         let execing = |other: &Slot| other.pid.load(SeqCst) == pid && other.execing.load(SeqCst) == 1;
-        if self.region.slots.iter().any(execing) {
+        if changed || self.is_doomed(pid) || self.region.slots.iter().any(execing) {
             return Ok(());
         }
-        let killer =
-            |other: &Slot| other.pid.load(SeqCst) == pid && matches!(other.phase(), Phase::Dying | Phase::Gone);
-        if self.region.slots.iter().any(killer) {
-            _ = slot.state.compare_exchange(seen, state(Phase::Gone, seen), SeqCst, SeqCst);
+        // It may be the one that called exec, which has taken another id.
+        if !is_gone(pid, slot.tid.load(SeqCst)) {
             return Ok(());
         }
         Err(anyhow!("exercising task {pid} died\n{}\n{}", self.states(), self.explain(&[], 40)))
@@ -135,8 +149,17 @@ impl Driver {
     /// Makes the slots and accounts of those who are gone free again.
     pub(crate) fn sweep(&self) {
         for slot in self.region.slots.iter().filter(|slot| slot.phase() == Phase::Gone) {
-            let words: [&AtomicU32; 6] =
-                [&slot.pid, &slot.tid, &slot.table, &slot.claimer_pid, &slot.claimer_tid, &slot.execing];
+            let words: [&AtomicU32; 9] = [
+                &slot.pid,
+                &slot.tid,
+                &slot.table,
+                &slot.claimer_pid,
+                &slot.claimer_tid,
+                &slot.execing,
+                &slot.word,
+                &slot.mailbox,
+                &slot.exits_all,
+            ];
             words.into_iter().for_each(|word| word.store(0, SeqCst));
             slot.state.store(0, SeqCst);
         }

@@ -15,7 +15,7 @@ pub const FDS: usize = 2048;
 /// Syscalls remembered.
 pub const LOG: usize = 16384;
 /// Room for counters, one per operation.
-pub const OPS: usize = 160;
+pub const OPS: usize = 256;
 /// Longest path handed over.
 pub const PATH: usize = 1024;
 
@@ -80,6 +80,13 @@ pub struct Slot {
     pub execing: AtomicU32,
     /// The operation that called exec.
     pub op: AtomicU32,
+    /// Between a notified task and the one that answers it, see `ops::notify`.
+    pub word: AtomicU32,
+    /// 1 once a socket with this slot's name has been bound.
+    pub mailbox: AtomicU32,
+    /// 1 when it has announced the end of its whole process.
+    pub exits_all: AtomicU32,
+    pub reserved: AtomicU32,
 }
 
 /// The exercising tasks' own account of a descriptor table: exact in serial rounds, a good guess in parallel ones.

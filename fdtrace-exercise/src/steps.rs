@@ -33,8 +33,17 @@ impl Step {
             return match self.number & !COMPAT {
                 5 => "open (32-bit)",
                 6 => "close (32-bit)",
+                8 => "creat (32-bit)",
                 41 => "dup (32-bit)",
+                42 => "pipe (32-bit)",
                 63 => "dup2 (32-bit)",
+                221 => "fcntl64 (32-bit)",
+                295 => "openat (32-bit)",
+                328 => "eventfd2 (32-bit)",
+                329 => "epoll_create1 (32-bit)",
+                330 => "dup3 (32-bit)",
+                359 => "socket (32-bit)",
+                436 => "close_range (32-bit)",
                 _ => "syscall (32-bit)",
             };
         }

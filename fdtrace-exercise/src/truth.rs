@@ -23,6 +23,7 @@ pub struct TruthFd {
     pub link: String,
     /// One word, see [`class_of`].
     pub kind: String,
+    /// As fdinfo has it; see [`cloexec_is_certain`].
     pub cloexec: bool,
     /// Access mode and status flags, without close-on-exec.
     pub flags: u32,
@@ -152,6 +153,32 @@ fn parse_interest(text: &str) -> Option<Interest> {
         ino: field("ino:")?,
         dev: field("sdev:")? as u32,
     })
+}
+
+/// Whether fdinfo could tell that a descriptor which it shows as close-on-exec is not: a file whose own flags have the
+/// bit, as those from TIOCGPTPEER and fanotify may, shows it always. Asks by taking a copy, without the mark.
+pub fn cloexec_is_certain(id: u32, fd: i32) -> Result<bool> {
+    use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+    const PIDFD_THREAD: i32 = libc::O_EXCL;
+    let call = |number, one: i64, two: i64| {
+        // SAFETY: neither call takes a pointer.
+        let ret = unsafe { libc::syscall(number, one, two, 0) };
+        if ret < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call made this descriptor for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(ret as i32) })
+    };
+    let open = |flags: i32| call(libc::SYS_pidfd_open, id.into(), flags.into());
+    let pidfd = open(0).or_else(|_| open(PIDFD_THREAD)).with_context(|| format!("no pidfd of {id}"))?;
+    let copy = call(libc::SYS_pidfd_getfd, pidfd.as_raw_fd().into(), fd.into());
+    let copy = copy.with_context(|| format!("cannot copy fd {fd} of {id}"))?;
+    // SAFETY: no pointers.
+    unsafe { libc::fcntl(copy.as_raw_fd(), libc::F_SETFD, 0) };
+    let path = format!("/proc/self/fdinfo/{}", copy.as_raw_fd());
+    let text = std::fs::read(&path).with_context(|| format!("cannot read {path}"))?;
+    Ok(parse_fdinfo(&String::from_utf8_lossy(&text)).flags & O_CLOEXEC == 0)
 }
 
 const KCMP_FILE: i32 = 0;

@@ -80,7 +80,11 @@ pub fn start(control: &Path) -> Result<()> {
         profile,
         ephemeral: false,
         thread: false,
+        errand: birth::Errand::Exercise,
         stacks,
+        low: birth::map_low(),
+        has_workers: false,
+        stale_workers: false,
         recent: [(-1, -1); 4],
         op: 0,
     };

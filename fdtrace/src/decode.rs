@@ -14,7 +14,9 @@ use fdtrace_common::{
 };
 
 use crate::{
-    event::{Call, Effect, EpollCtl, EpollListed, EpollOp, Event, Install, Interval, Moment, Path, TableRow, What},
+    event::{
+        Call, Effect, EpollCtl, EpollListed, EpollOp, Event, Install, Interval, Moment, Path, Source, TableRow, What,
+    },
     syscalls::{self, Arch, F_DUPFD, F_DUPFD_CLOEXEC, F_SETFD, F_SETFL, F_SETLK, F_SETLKW, Syscall, fd},
 };
 
@@ -33,6 +35,7 @@ const FIONCLEX: u32 = 0x5450;
 const F_UNLCK: u64 = 2;
 const CLOSE_RANGE_CLOEXEC: u64 = 4;
 const EBADF: i64 = -9;
+const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
 
 /// Decodes one record. `None`: a call that says nothing about descriptors after all.
 pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, DecodeError> {
@@ -41,7 +44,7 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
     };
     let short = DecodeError::Short { pos, kind: header.kind, len: bytes.len() };
     let what = match header.kind {
-        kind::CALL..=kind::CALL_EPOLL_WAIT => return call(pos, header.kind, bytes, arch, short),
+        kind::CALL..=kind::CALL_RECEIVED => return call(pos, header.kind, bytes, arch, short),
         kind::FORK => {
             let (record, _) = wire::read::<wire::Fork>(bytes).ok_or(short)?;
             let what = What::Fork {
@@ -108,6 +111,22 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
             }
             What::EpollList { fd: record.fd, rows }
         }
+        kind::EPOLL_ENTRY => {
+            let (record, _) = wire::read::<wire::EpollEntry>(bytes).ok_or(short)?;
+            What::EpollEntry {
+                epoll: record.epoll,
+                fd: record.fd,
+                events: record.events,
+                data: record.data,
+                inode: record.inode,
+                dev: record.dev,
+                current: match header.flags & (flag::SAME_FILE | flag::UNREADABLE) {
+                    flag::SAME_FILE => Some(true),
+                    0 => Some(false),
+                    _ => None,
+                },
+            }
+        }
         kind::TICK => What::Tick,
         witness::STACK..=witness::TYPE => return witnesses::decode(pos, &header, bytes, short).map(Some),
         kind => return Err(DecodeError::UnknownKind { pos, kind }),
@@ -122,6 +141,12 @@ fn event(pos: u64, header: &Header, enter: Option<Moment>, what: What) -> Event 
 
 fn enter(time: u64, pos: u64) -> Option<Moment> {
     (pos != wire::NOT_SEEN).then_some(Moment { time, pos })
+}
+
+fn take<T: wire::Plain>(tail: &mut &[u8]) -> Option<T> {
+    let (value, rest) = wire::read::<T>(tail)?;
+    *tail = rest;
+    Some(value)
 }
 
 /// The open slots of a listing. A number that is reserved but not installed has no file.
@@ -145,7 +170,11 @@ fn split(tail: &[u8], first: u32, second: u32) -> Option<(Bytes, Bytes)> {
 }
 
 fn call(pos: u64, kind: u16, bytes: &[u8], arch: Arch, short: DecodeError) -> Result<Option<Event>, DecodeError> {
-    let (call, mut tail) = wire::read::<wire::Call>(bytes).ok_or(short)?;
+    let (call, _) = wire::read::<wire::Call>(bytes).ok_or(short)?;
+    let arch = match (call.header.flags & flag::COMPAT != 0, arch.compat()) {
+        (true, Some(compat)) => compat,
+        _ => arch,
+    };
     let Some(sys) = syscalls::lookup(arch, call.nr) else {
         return Err(DecodeError::UnknownCall { pos, nr: call.nr });
     };
@@ -153,14 +182,14 @@ fn call(pos: u64, kind: u16, bytes: &[u8], arch: Arch, short: DecodeError) -> Re
     let effect = match kind {
         kind::CALL => plain(sys, &call),
         kind::CALL_FD => {
-            let file = take::<FileInfo>(&mut tail).ok_or(short)?;
-            with_file(sys, &call, file, None)
+            let (record, _) = wire::read::<wire::CallFd>(bytes).ok_or(short)?;
+            with_file(sys, &call, record.fd, record.file, None)
         }
         kind::CALL_PAIR => {
             let (record, _) = wire::read::<wire::CallPair>(bytes).ok_or(short)?;
             let [a, b] = record.fds;
             let [file_a, file_b] = record.files;
-            Effect::Pair([install(a, file_a, None, None), install(b, file_b, None, None)])
+            Effect::Pair([install(a, file_a, Source::New, None), install(b, file_b, Source::New, None)])
         }
         kind::CALL_PATH => {
             let (record, tail) = wire::read::<wire::CallPath>(bytes).ok_or(short)?;
@@ -168,7 +197,19 @@ fn call(pos: u64, kind: u16, bytes: &[u8], arch: Arch, short: DecodeError) -> Re
             let bytes = tail.get(..len).ok_or(short)?;
             let path = (call.header.flags & flag::UNREADABLE == 0)
                 .then(|| Path { bytes: bytes.into(), truncated: call.header.flags & flag::TRUNCATED != 0 });
-            with_file(sys, &call, record.file, path)
+            with_file(sys, &call, fd(call.ret.cast_unsigned()), record.file, path)
+        }
+        kind::CALL_RECEIVED => {
+            let (record, tail) = wire::read::<wire::CallReceived>(bytes).ok_or(short)?;
+            let count = usize::try_from(record.count).unwrap_or(usize::MAX);
+            let numbers =
+                tail.chunks_exact(4).take(count).map(|bytes| i32::from_ne_bytes(bytes.try_into().unwrap_or_default()));
+            let files: Vec<(i32, u64)> = numbers.zip(record.files.into_iter().chain(std::iter::repeat(0))).collect();
+            if files.len() != count {
+                return Err(short);
+            }
+            let flags = if sys.class == class::RECVMMSG { call.args[3] } else { call.args[2] };
+            Effect::Receive { files, cloexec: flags & MSG_CMSG_CLOEXEC != 0 }
         }
         kind::CALL_EPOLL_CTL => {
             let (record, _) = wire::read::<wire::CallEpollCtl>(bytes).ok_or(short)?;
@@ -198,22 +239,16 @@ fn call(pos: u64, kind: u16, bytes: &[u8], arch: Arch, short: DecodeError) -> Re
     };
     let enter_table = (call.enter_table != 0).then_some(call.enter_table);
     let table_changed = enter_table.is_some_and(|table| table != call.header.table);
-    if matches!(effect, Effect::None) && call.ret >= 0 && !table_changed {
+    if matches!(effect, Effect::None) && call.ret >= 0 && !table_changed && sys.class != class::URING {
         return Ok(None);
     }
     let what = What::Call(Call { sys, args: call.args, ret: call.ret, enter_table, effect });
     Ok(Some(event(pos, &call.header, enter(call.enter_time, call.enter_pos), what)))
 }
 
-fn take<T: wire::Plain>(tail: &mut &[u8]) -> Option<T> {
-    let (value, rest) = wire::read::<T>(tail)?;
-    *tail = rest;
-    Some(value)
-}
-
-fn install(fd: i32, file: FileInfo, from: Option<i32>, path: Option<Path>) -> Install {
+fn install(fd: i32, file: FileInfo, source: Source, path: Option<Path>) -> Install {
     let cloexec = file.slot_flags & u32::from(flag::CLOEXEC) != 0;
-    Install { fd, file, cloexec, from, path }
+    Install { fd, file, cloexec, source, path }
 }
 
 /// The effect of a call whose record carries no file.
@@ -238,7 +273,8 @@ fn plain(sys: &Syscall, call: &wire::Call) -> Effect {
             F_SETLK | F_SETLKW => Effect::Lock { fd: fd(a0), unlock: call.after == F_UNLCK },
             _ => Effect::None,
         },
-        class::USE | class::REPORT if call.ret != EBADF && !sys.fds.is_empty() => Effect::Used { fd: fd(a0) },
+        class::USE | class::REPORT | class::RECVMSG | class::RECVMMSG | class::GETSOCKOPT
+            if call.ret != EBADF && !sys.fds.is_empty() => Effect::Used { fd: fd(a0) },
         // An accept that waited and failed.
         class::RETURNS_FD if call.ret < 0 && call.ret != EBADF && !sys.fds.is_empty() => Effect::Used { fd: fd(a0) },
         class::IOCTL if call.ret >= 0 => match a1 as u32 {
@@ -252,31 +288,31 @@ fn plain(sys: &Syscall, call: &wire::Call) -> Effect {
 
 /// The effect of a call that returned a descriptor.
 #[expect(clippy::cast_possible_truncation, reason = "the kernel takes these arguments as 32-bit numbers")]
-fn with_file(sys: &Syscall, call: &wire::Call, file: FileInfo, path: Option<Path>) -> Effect {
+fn with_file(sys: &Syscall, call: &wire::Call, number: i32, file: FileInfo, path: Option<Path>) -> Effect {
     let [a0, a1, a2, ..] = call.args;
-    let number = fd(call.ret.cast_unsigned());
-    let new = |from| Effect::Install(install(number, file, from, path));
+    let new = |source| Effect::Install(install(number, file, source, path));
     match sys.class {
         class::DUP2 => {
             if fd(a0) == fd(a1) {
                 // dup2(x, x) is a no-op; dup3 refuses.
                 return Effect::None;
             }
-            Effect::Replace { install: install(number, file, Some(fd(a0)), None), before: call.before }
+            Effect::Replace { install: install(number, file, Source::Duplicated(fd(a0)), None), before: call.before }
         }
         class::FCNTL => match a1 as u32 {
-            F_DUPFD | F_DUPFD_CLOEXEC => new(Some(fd(a0))),
+            F_DUPFD | F_DUPFD_CLOEXEC => new(Source::Duplicated(fd(a0))),
             _ => Effect::None,
         },
         _ => match sys.name {
-            "dup" => new(Some(fd(a0))),
+            "dup" => new(Source::Duplicated(fd(a0))),
             // With a number, the call changes an existing signalfd and returns the same number.
             "signalfd" | "signalfd4" if fd(a0) != -1 => Effect::None,
             // These return a descriptor for some of their commands only.
             "bpf" if !matches!(a0, 0 | 5 | 7 | 13 | 14 | 17 | 18 | 19 | 28 | 30 | 32 | 33 | 36) => Effect::None,
             "seccomp" if !(a0 == 1 && a1 & 8 != 0) => Effect::None,
             "landlock_create_ruleset" if a2 as u32 != 0 => Effect::None,
-            _ => new(None),
+            "pidfd_getfd" => new(Source::Received),
+            _ => new(Source::New),
         },
     }
 }

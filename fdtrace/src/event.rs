@@ -110,6 +110,17 @@ pub enum What {
         exe: Rc<[u8]>,
         argv: Rc<[u8]>,
     },
+    /// An entry that was in an epoll instance when it was looked at. `inode` and `dev`: of the file it is about.
+    /// `current`: the number still means that very file; `None`: the kernel would not tell.
+    EpollEntry {
+        epoll: i32,
+        fd: i32,
+        events: u32,
+        data: u64,
+        inode: u64,
+        dev: u32,
+        current: Option<bool>,
+    },
     /// The event's task exists.
     Thread,
     /// Nothing, up to this moment.
@@ -216,9 +227,19 @@ pub struct Install {
     /// As seen when the call returned: another thread may have replaced it by then.
     pub file: FileInfo,
     pub cloexec: bool,
-    /// Number that was duplicated; `None`: a new description.
-    pub from: Option<i32>,
+    pub source: Source,
     pub path: Option<Path>,
+}
+
+/// Where an occupant comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A description that did not exist before.
+    New,
+    /// Another number of the same table.
+    Duplicated(i32),
+    /// Another table: passed in a message, or taken through a pidfd.
+    Received,
 }
 
 /// A path as it was given to open.
@@ -235,6 +256,11 @@ pub enum Effect {
     None,
     Install(Install),
     Pair([Install; 2]),
+    /// What came with a message: number and address of each; whatever they are was open elsewhere.
+    Receive {
+        files: Vec<(i32, u64)>,
+        cloexec: bool,
+    },
     /// `dup2`: the slot's old occupant goes and the new one comes in one step. `before`: who was there when the call
     /// began (0: nobody).
     Replace {

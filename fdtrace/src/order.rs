@@ -404,6 +404,11 @@ impl<P> Slot<P> {
         given_up
     }
 
+    /// A call has changed it since.
+    pub fn touched_since(&self, pos: u64) -> bool {
+        self.touched > pos
+    }
+
     pub fn waits(&self) -> bool {
         !self.early.is_empty()
     }

@@ -55,13 +55,9 @@ fn close_standard(a: &mut Agent) -> i64 {
 fn range(a: &mut Agent, flags: u32) -> i64 {
     let first = 3 + a.rng.below(40) as u32;
     let last = if a.rng.chance(15) { u32::MAX } else { first + a.rng.below(12) as u32 };
-    // A table that nobody else holds is not split. The account is split with the table, but before it: a failed claim
-    // must leave the kernel's table alone.
     let before = a.table_index();
-    if flags & UNSHARE != 0 && a.region.sharers(before) > 1 {
-        let Some(table) = a.region.claim_table() else { return SKIP };
-        a.region.tables[table].copy_from(a.table());
-        a.own_slot().table.store(table as u32, SeqCst);
+    if flags & UNSHARE != 0 && !super::unshare::split_account(a) {
+        return SKIP;
     }
     let ret = a.call(nr::CLOSE_RANGE, &[first.into(), last.into(), flags.into()]);
     if ret < 0 {

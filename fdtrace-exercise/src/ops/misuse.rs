@@ -4,6 +4,7 @@ use super::{Op, op, serial};
 use crate::agent::SKIP;
 use crate::nr;
 use crate::profile::Group::Use;
+use crate::shared::FDS;
 use crate::sys::Arg;
 
 // The C libraries differ in the type of this.
@@ -57,6 +58,24 @@ pub const OPS: &[Op] = &[
     serial("splice closed", Use, 1, |a| {
         let (one, two) = (a.closed_fd(), a.closed_fd());
         a.call(nr::SPLICE, &[one.into(), 0.into(), two.into(), 0.into(), 8.into(), 2.into()])
+    }),
+    op("pselect6 closed", Use, 1, |a| {
+        // A number in a set of bits.
+        let (fd, mut set) = (a.closed_fd(), [0_u64; FDS / 64]);
+        set[fd as usize / 64] |= 1 << (fd % 64);
+        let (count, no_time) = (fd + 1, [0_u64; 2]);
+        let set = Arg::write(&mut set);
+        a.call(nr::PSELECT6, &[count.into(), set, 0.into(), 0.into(), Arg::read(&no_time), 0.into()])
+    }),
+    op("poll closed", Use, 1, |a| {
+        // No EBADF here: the answer is in the events.
+        let (fd, no_time) = (a.closed_fd(), [0_u64; 2]);
+        let mut set = [fd as u32, 1];
+        a.call(nr::PPOLL, &[Arg::write(&mut set), 1.into(), Arg::read(&no_time), 0.into()])
+    }),
+    op("copy_file_range closed", Use, 1, |a| {
+        let (one, two) = (a.closed_fd(), a.closed_fd());
+        a.call(nr::COPY_FILE_RANGE, &[one.into(), 0.into(), two.into(), 0.into(), 8.into(), 0.into()])
     }),
     op("mmap closed", Use, 1, |a| {
         let fd = a.closed_fd();

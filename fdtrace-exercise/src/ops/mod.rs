@@ -5,15 +5,25 @@
 //! non-blocking flags, or is done in serial rounds only, in which nobody changes the table meanwhile.
 
 mod close;
+mod compat;
 mod dup;
 mod epoll;
 mod limit;
 mod make;
 mod misuse;
+mod mount;
+mod notify;
 mod open;
+mod pass;
+mod pidfd;
+mod rare;
 mod socket;
 mod storm;
 mod tasks;
+mod unshare;
+mod uring;
+
+pub use notify::be_notified;
 
 use crate::agent::Agent;
 use crate::profile::Group;
@@ -50,6 +60,14 @@ const FAMILIES: &[&[Op]] = &[
     limit::OPS,
     tasks::OPS,
     storm::OPS,
+    pass::OPS,
+    pidfd::OPS,
+    unshare::OPS,
+    uring::OPS,
+    rare::OPS,
+    mount::OPS,
+    notify::OPS,
+    compat::OPS,
 ];
 
 /// All operations. An operation's index is its place here.

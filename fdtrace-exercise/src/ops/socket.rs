@@ -81,27 +81,36 @@ fn accept(a: &mut Agent, number: i64) -> i64 {
         listen(a);
         return SKIP;
     };
-    let mut address: Address = [0; 128];
-    let mut len = address.len() as u32;
-    let ret = a.call(nr::GETSOCKNAME, &[listener.into(), Arg::write(&mut address), Arg::write(&mut len)]);
-    if ret < 0 {
-        return ret;
-    }
-    let family = i32::from(u16::from_ne_bytes([address[0], address[1]]));
-    let flags = libc::SOCK_STREAM | libc::SOCK_NONBLOCK;
-    let client = a.call(nr::SOCKET, &[family.into(), flags.into(), 0.into()]);
-    if a.made(client, Kind::Socket, false) < 0 {
-        return client;
-    }
-    a.call(nr::CONNECT, &[client.into(), Arg::read(&address), len.into()]);
+    let client = match connect_to(a, listener) {
+        Ok(client) => client,
+        Err(error) => return error,
+    };
     let cloexec = number == nr::ACCEPT4 && a.rng.chance(50);
     let flags = if cloexec { libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK } else { 0 };
     let fd = a.call(number, &[listener.into(), 0.into(), 0.into(), flags.into()]);
     a.made(fd, Kind::Socket, cloexec);
     if a.rng.chance(60) {
-        a.close(client as i32);
+        a.close(client);
     }
     fd
+}
+
+/// A new socket, connected to a listener: there is somebody to accept.
+pub fn connect_to(a: &Agent, listener: i32) -> Result<i32, i64> {
+    let mut address: Address = [0; 128];
+    let mut len = address.len() as u32;
+    let ret = a.call(nr::GETSOCKNAME, &[listener.into(), Arg::write(&mut address), Arg::write(&mut len)]);
+    if ret < 0 {
+        return Err(ret);
+    }
+    let family = i32::from(u16::from_ne_bytes([address[0], address[1]]));
+    let flags = libc::SOCK_STREAM | libc::SOCK_NONBLOCK;
+    let client = a.call(nr::SOCKET, &[family.into(), flags.into(), 0.into()]);
+    if a.made(client, Kind::Socket, false) < 0 {
+        return Err(client);
+    }
+    a.call(nr::CONNECT, &[client.into(), Arg::read(&address), len.into()]);
+    Ok(client as i32)
 }
 
 fn accept_nobody(a: &mut Agent) -> i64 {

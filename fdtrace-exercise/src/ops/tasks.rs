@@ -14,8 +14,7 @@ const VM: u64 = libc::CLONE_VM as u64;
 const VFORK: u64 = libc::CLONE_VFORK as u64;
 
 fn make(a: &mut Agent, number: i64, flags: u64) -> i64 {
-    // An id is not a matter of the seed.
-    a.spawn(Making { number, flags }).min(0)
+    a.spawn(Making { number, flags })
 }
 
 pub const OPS: &[Op] = &[

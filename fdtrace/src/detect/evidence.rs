@@ -72,6 +72,7 @@ pub fn birth(world: &World, slot: SlotId, life: &Life<Generation>) -> Act {
         Origin::Opened => Verb::Opened,
         Origin::Duplicated { .. } => Verb::Duplicated,
         Origin::Inherited { .. } => Verb::Inherited,
+        Origin::Received => Verb::Received,
         Origin::AlreadyOpen => Verb::AlreadyOpen,
         Origin::Unseen => Verb::UnseenOrigin,
     };

@@ -107,6 +107,8 @@ pub enum Verb {
     Duplicated,
     /// Through fork.
     Inherited,
+    /// From another process, in a message or through a pidfd.
+    Received,
     /// Open before the trace began.
     AlreadyOpen,
     /// It was there when looked at; how it came is not known.
@@ -236,6 +238,7 @@ impl Verb {
             Self::Opened => "opened",
             Self::Duplicated => "duplicated",
             Self::Inherited => "inherited",
+            Self::Received => "received",
             Self::AlreadyOpen => "already-open",
             Self::UnseenOrigin => "unseen-origin",
             Self::Closed => "closed",

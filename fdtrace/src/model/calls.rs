@@ -2,10 +2,10 @@
 
 use std::{cell::OnceCell, rc::Rc};
 
-use fdtrace_common::class;
+use fdtrace_common::{class, wire::FileInfo};
 
 use crate::{
-    event::{Call, Effect, EpollCtl, EpollListed, EpollOp, Event, Install},
+    event::{Call, Effect, EpollCtl, EpollListed, EpollOp, Event, Install, Source},
     order::{How, Removed, Stamp},
     who::sighting::Sighting,
 };
@@ -37,10 +37,16 @@ impl World {
         let part = seen.as_deref().map_or_else(Part::default, |seen| self.role(table, event.tgid, call, seen));
         let (args, ret) = (call.args, call.ret);
         let by = Rc::new(Stamp { sys: Some(call.sys), args, ret, seen, part, ..self.stamp(event) });
+        // Of several messages the first one's descriptors are told.
+        let more_messages = call.sys.class == class::RECVMMSG && call.ret > 1;
+        if call.sys.class == class::URING || more_messages {
+            self.unseen.insert(event.tgid);
+            self.hidden_references = true;
+        }
         match &call.effect {
             Effect::None => {}
             Effect::Install(install) => {
-                if call.sys.class == class::RETURNS_FD && install.from.is_none() {
+                if call.sys.class == class::RETURNS_FD && install.source == Source::New {
                     for fd in call.sys.fd_args(&call.args) {
                         self.used(SlotId { table, fd }, &by, changes);
                     }
@@ -50,6 +56,14 @@ impl World {
             Effect::Pair(pair) => {
                 for install in pair {
                     self.install(table, install, &by, changes);
+                }
+            }
+            Effect::Receive { files, cloexec } => {
+                self.hidden_references = true;
+                for (fd, file) in files {
+                    let file = FileInfo { file: *file, ..FileInfo::default() };
+                    let install = Install { fd: *fd, file, cloexec: *cloexec, source: Source::Received, path: None };
+                    self.install(table, &install, &by, changes);
                 }
             }
             Effect::Replace { install, before } => self.replace(table, install, *before, &by, changes),
@@ -213,8 +227,20 @@ impl World {
         let file = install.file.file;
         let kind = self.kinds.of(&install.file);
         let details = |opened| Details { info: install.file, kind, path: install.path.clone(), opened };
-        let Some(from) = install.from else {
-            return (self.descriptions.create(file, Some(details(Some(Rc::clone(by))))), Origin::Opened);
+        let from = match install.source {
+            Source::New => {
+                return (self.descriptions.create(file, Some(details(Some(Rc::clone(by))))), Origin::Opened);
+            }
+            Source::Received => {
+                // Of what came with a message only the address is known.
+                let details = (install.file.fop != 0).then(|| details(None));
+                let description = self.description_at(file, details);
+                if description.details().is_none() {
+                    self.unseen.insert(by.tgid);
+                }
+                return (description, Origin::Received);
+            }
+            Source::Duplicated(from) => from,
         };
         // The number that was duplicated may have been closed, or replaced, by another thread since.
         let source = self.tables.get(&table).and_then(|table| table.slots.get(&from)).and_then(|slot| {

@@ -59,6 +59,7 @@ pub enum Kind {
     Userfaultfd,
     PerfEvent,
     Bpf,
+    Namespace,
     /// An anonymous inode of a kind that we have no name for.
     Anonymous,
     Unknown,
@@ -83,6 +84,7 @@ impl Kinds {
             b"userfaultfd" => Kind::Userfaultfd,
             b"perf_event" => Kind::PerfEvent,
             b"bpf" => Kind::Bpf,
+            b"namespace" => Kind::Namespace,
             _ => Kind::Anonymous,
         };
         self.0.insert(fop, kind);
@@ -128,9 +130,17 @@ impl Kind {
             Self::Userfaultfd => "userfaultfd",
             Self::PerfEvent => "perf_event",
             Self::Bpf => "bpf",
+            Self::Namespace => "namespace",
             Self::Anonymous => "anonymous",
             Self::Unknown => "unknown",
         }
+    }
+}
+
+impl Details {
+    /// Could this be the same file?
+    pub fn is_of(&self, info: &FileInfo) -> bool {
+        (self.info.inode, self.info.dev, self.info.fop) == (info.inode, info.dev, info.fop)
     }
 }
 

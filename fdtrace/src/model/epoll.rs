@@ -31,6 +31,10 @@ pub struct Epoll {
     /// Table through which it was created; `None`: before the trace.
     pub creator: Option<TableId>,
     pub entries: BTreeMap<(Serial, i32), Entry>,
+    /// While its entries are being listed: those that the listing has not confirmed yet.
+    pub(super) listed: BTreeMap<(Serial, i32), Entry>,
+    /// Its entries from before the trace have been asked for.
+    pub asked: bool,
     /// Last edit or wait through each table that has used it.
     pub users: BTreeMap<TableId, Use>,
 }
@@ -44,6 +48,13 @@ pub struct Use {
 
 impl Epoll {
     pub fn new(description: Rc<Description>, creator: Option<TableId>) -> Self {
-        Self { description, creator, entries: BTreeMap::new(), users: BTreeMap::new() }
+        Self {
+            description,
+            creator,
+            entries: BTreeMap::new(),
+            listed: BTreeMap::new(),
+            asked: false,
+            users: BTreeMap::new(),
+        }
     }
 }

@@ -14,7 +14,7 @@ pub mod table;
 
 use std::{
     cell::OnceCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
 };
 
@@ -177,6 +177,15 @@ pub struct World {
     tasks: HashMap<u32, (u32, TableId)>,
     /// Threads of processes whose table has not been met yet.
     threads: HashMap<u32, Vec<u32>>,
+    /// Processes that did something whose effect on their table is not seen.
+    unseen: BTreeSet<u32>,
+    /// Somebody uses io_uring or passes descriptors: interest lists can be edited unseen, and descriptions can live on
+    /// without a number.
+    hidden_references: bool,
+    /// All interest lists are to be read again.
+    reread_epolls: bool,
+    /// Epoll instances in snapshots since the last time that their entries were asked for.
+    epolls_met: usize,
     next_table: u32,
     now: Moment,
     owners: Owners,
@@ -190,6 +199,11 @@ impl World {
     /// The moment of the last event.
     pub fn now(&self) -> Moment {
         self.now
+    }
+
+    /// Processes whose tables should be read, because something was done to them that is not seen. Asked once.
+    pub fn take_unseen(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.unseen)
     }
 
     /// Every table is as the kernel has it, as far as can be known.
@@ -242,6 +256,7 @@ impl World {
                 self.kinds.learn(*fop, &name[..len]);
             }
             What::Process { .. } => self.process_found(event),
+            What::EpollEntry { .. } => self.epoll_entry(event),
             What::Thread => {
                 self.threads.entry(event.tgid).or_default().push(event.tid);
             }
@@ -365,7 +380,7 @@ impl World {
     fn description_at(&mut self, file: u64, details: Option<Details>) -> Rc<Description> {
         if let Some(known) = self.descriptions.at(file) {
             let same = match (&details, known.details()) {
-                (Some(new), Some(old)) => new.info.inode == old.info.inode && new.info.dev == old.info.dev,
+                (Some(new), Some(old)) => old.is_of(&new.info),
                 _ => true,
             };
             if same {

@@ -2,9 +2,11 @@
 
 use std::{
     cell::OnceCell,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
 };
+
+use fdtrace_common::wire::{EpollEntry, FileInfo};
 
 use crate::{
     event::{Event, Interval, Moment, What},
@@ -13,9 +15,13 @@ use crate::{
 
 use super::{
     Change, World,
-    description::Details,
+    description::{Description, Details, Kind},
+    epoll::{Entry, Epoll},
     table::{Generation, Origin, SlotId, TableId},
 };
+
+const LISTING_BEGINS: i32 = EpollEntry::BEGIN;
+const LISTING_ENDS: i32 = EpollEntry::END;
 
 /// A snapshot in progress.
 #[derive(Debug)]
@@ -47,10 +53,16 @@ impl World {
             }
             None => false,
         };
-        let details = Details { info: *file, kind: self.kinds.of(file), path: path.clone(), opened: None };
+        let kind = self.kinds.of(file);
+        if kind == Kind::Eventpoll {
+            self.epolls_met += 1;
+        }
+        let details = Details { info: *file, kind, path: path.clone(), opened: None };
         let slot = SlotId { table, fd };
         let description = match self.slot(slot).and_then(|slot| slot.live()) {
-            Some(live) if live.file == file.file => {
+            Some(live)
+                if live.file == file.file && live.data.description.details().is_none_or(|known| known.is_of(file)) =>
+            {
                 live.data.description.explain(details);
                 Rc::clone(&live.data.description)
             }
@@ -60,6 +72,15 @@ impl World {
         let seen = Interval { enter: Some(Moment { time: event.at.exit.time, pos: since }), exit: event.at.exit };
         let data = Rc::clone(&description);
         let observed = self.edit(slot, |slot| {
+            if let (false, Some(live)) = (slot.touched_since(since), slot.live_mut())
+                && live.file == file.file
+            {
+                live.data.cloexec = cloexec;
+                // The same address, and another file: the old one is gone and its memory was given out again.
+                if live.data.description.details().is_some_and(|known| !known.is_of(file)) {
+                    slot.missing(seen);
+                }
+            }
             let observed = slot.observe(seen, file.file, || Generation {
                 description: data,
                 cloexec,
@@ -75,6 +96,79 @@ impl World {
         }
     }
 
+    /// Epoll instances whose entries are to be read, as task and number: those that were there before the trace, and all
+    /// of them when they can be edited unseen.
+    pub fn epolls_to_read(&mut self) -> Vec<(u32, i32)> {
+        let again = std::mem::take(&mut self.reread_epolls);
+        if self.epolls_met == 0 && !again {
+            return Vec::new();
+        }
+        self.epolls_met = 0;
+        let mut wanted = Vec::new();
+        for table in self.tables.values() {
+            let Some(tid) = table.tasks().first() else { continue };
+            for (fd, live) in table.open() {
+                let description = &live.data.description;
+                if description.kind() != Kind::Eventpoll {
+                    continue;
+                }
+                let epoll = || Epoll::new(Rc::clone(description), None);
+                let epoll = self.epolls.entry(description.serial).or_insert_with(epoll);
+                let first = epoll.creator.is_none() && !std::mem::replace(&mut epoll.asked, true);
+                if first || again {
+                    wanted.push((*tid, fd));
+                }
+            }
+        }
+        wanted
+    }
+
+    pub(super) fn epoll_entry(&mut self, event: &Event) {
+        let What::EpollEntry { epoll, fd, events, data, inode, dev, current: same } = event.what else { return };
+        let Some(table) = self.table_of_task(event.tid) else { return };
+        let behind = |fd: i32| Some(Rc::clone(&table.slots.get(&fd)?.live()?.data.description));
+        let (Some(instance), current) = (behind(epoll), behind(fd)) else { return };
+        if fd == LISTING_BEGINS || fd == LISTING_ENDS {
+            let Some(state) = self.epolls.get_mut(&instance.serial) else { return };
+            // What the listing does not confirm is gone.
+            state.listed = match fd {
+                LISTING_BEGINS => std::mem::take(&mut state.entries),
+                _ => BTreeMap::new(),
+            };
+            return;
+        }
+        let is_of = |description: &Rc<Description>| {
+            description.details().is_some_and(|details| details.info.inode == inode && details.info.dev == dev)
+        };
+        // Anonymous inodes are shared by many files, so an inode proves a difference only.
+        let current = current.filter(|current| same.unwrap_or(true) && is_of(current));
+        let matches = |entry: &Entry| match (same, &current) {
+            (Some(true), Some(current)) => entry.target.serial == current.serial,
+            _ => is_of(&entry.target),
+        };
+        let state = self.epolls.get_mut(&instance.serial);
+        if let Some(state) = state {
+            let mut confirmed = state.listed.iter().filter(|(_, entry)| entry.fd == fd && matches(entry));
+            if let Some(key) = confirmed.next().map(|(key, _)| *key)
+                && let Some(mut entry) = state.listed.remove(&key)
+            {
+                (entry.events, entry.data) = (events, data);
+                state.entries.insert(key, entry);
+                return;
+            }
+        }
+        // The number may be closed or mean another file by now: the entry is about a file that we cannot see.
+        let target = current.unwrap_or_else(|| {
+            let info = FileInfo { inode, dev, ..FileInfo::default() };
+            self.descriptions.create(0, Some(Details { info, kind: Kind::Unknown, path: None, opened: None }))
+        });
+        let Some(state) = self.epolls.get_mut(&instance.serial) else { return };
+        target.watched.set(target.watched.get() + 1);
+        let key = (target.serial, fd);
+        let entry = Entry { target, fd, events, data, table: None, added: None };
+        state.entries.entry(key).or_insert(entry);
+    }
+
     /// No snapshot of this table has been completed yet.
     fn never_read(&self, table: TableId) -> bool {
         self.tables.get(&table).is_some_and(|table| !table.read)
@@ -82,6 +176,7 @@ impl World {
 
     pub(super) fn snapshot_end(&mut self, event: &Event, changes: &mut Vec<Change>) {
         let Some(snapshot) = self.snapshot.take() else { return };
+        self.reread_epolls |= self.hidden_references;
         let seen = Interval { enter: Some(snapshot.begin), exit: event.at.exit };
         let nobody = BTreeSet::new();
         let tables: Vec<TableId> = self

@@ -46,6 +46,8 @@ pub enum Origin {
         from: TableId,
         generation: u32,
     },
+    /// From another table, in a message or through a pidfd.
+    Received,
     /// Open when the trace began.
     AlreadyOpen,
     /// Found in the table; how it got there was not seen.

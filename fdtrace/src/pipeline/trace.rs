@@ -54,6 +54,8 @@ use super::{
 const TICK: Duration = Duration::from_millis(100);
 /// How often the kernel's tables are read again after a loss.
 const HEAL: Duration = Duration::from_millis(500);
+/// How often the kernel's tables are read although nothing seems to be missing.
+const RECONCILE: Duration = Duration::from_secs(10);
 /// Longest wait for the first snapshot.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -213,6 +215,9 @@ struct Session {
     ticked: Instant,
     healed: Instant,
     heal: bool,
+    reconciled: Instant,
+    /// Events at that time.
+    reconciled_at: u64,
     /// The first error of a sink; later ones are not repeated.
     sink_failed: bool,
     recorder_failed: bool,
@@ -236,6 +241,8 @@ impl Session {
             ticked: Instant::now(),
             healed: Instant::now(),
             heal: false,
+            reconciled: Instant::now(),
+            reconciled_at: 0,
             sink_failed: false,
             recorder_failed: false,
             exits: 0,
@@ -437,6 +444,10 @@ impl Session {
         self.publish();
         let flushed = self.sinks.flush_incidents(self.stages.world.now().time);
         self.note(flushed);
+        for (tid, epoll) in self.stages.world.epolls_to_read() {
+            self.live.read_epoll(tid, epoll);
+        }
+        self.reconcile();
         if self.heal && self.healed.elapsed() >= HEAL {
             self.healed = Instant::now();
             self.heal = !self.stages.world.is_certain();
@@ -448,6 +459,25 @@ impl Session {
             if let Err(error) = self.live.snapshots_done() {
                 log::warn!("cannot read the kernel's tables again: {error:#}");
             }
+        }
+    }
+
+    /// What happened unseen is looked for in the tables concerned at once, and in all of them now and then.
+    fn reconcile(&mut self) {
+        let unseen = self.stages.world.take_unseen();
+        let events = self.live.totals().captured;
+        let due = self.reconciled.elapsed() >= RECONCILE && events != self.reconciled_at;
+        if due {
+            self.reconciled = Instant::now();
+            self.reconciled_at = events;
+        }
+        let only = match (due, unseen.len()) {
+            (false, 0) => return,
+            (false, 1) => unseen.first().copied(),
+            _ => None,
+        };
+        if let Err(error) = self.live.snapshot(only).and_then(|()| self.live.snapshots_done()) {
+            log::warn!("cannot read the kernel's tables: {error:#}");
         }
     }
 

@@ -34,6 +34,7 @@ pub fn examples() -> Vec<Example> {
         add("fanotify", libc::syscall(libc::SYS_fanotify_init, 1, 0));
         add("pidfd", libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0));
         add("userfaultfd", libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | 1));
+        add("namespace", libc::open(c"/proc/self/ns/uts".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC).into());
         let mut params = [0u8; 120];
         add("io_uring", libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr()));
         // A software clock on this thread, counting nothing: PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY.

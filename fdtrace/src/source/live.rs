@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeSet, VecDeque},
     fs::File,
     io::Read,
+    os::fd::AsFd,
     thread::JoinHandle,
     time::Duration,
 };
@@ -28,7 +29,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::syscalls::{self, Arch};
 
-use super::{clock, interest, kinds, offsets, process, procfs};
+use super::{clock, interest, kinds, misses, offsets, process, procfs};
 
 /// The BPF object, built by the build script or handed in by a packager.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fdtrace"));
@@ -124,6 +125,7 @@ impl Live {
         let offsets = offsets::of_running_kernel()?;
         let btf = Btf::from_sys_fs().context("cannot read the kernel's type information (BTF)")?;
         let classes = syscalls::classes(Arch::native());
+        let compat = Arch::native().compat().map_or([0; globals::SYSCALLS], syscalls::classes);
         // Before 5.11 there is no helper that returns a typed task.
         let have_task_btf = u32::from(KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, 11, 0)));
         let debug = u32::from(settings.debug);
@@ -133,6 +135,7 @@ impl Live {
             .btf(Some(&btf))
             .override_global(globals::OFFSETS, offsets.words(), true)
             .override_global(globals::CLASSES, &classes, true)
+            .override_global(globals::CLASSES_COMPAT, &compat, true)
             .override_global(globals::HAVE_TASK_BTF, &have_task_btf, true)
             .override_global(globals::DEBUG, &debug, true)
             .override_global(globals::WITNESSES, &witnesses, true)
@@ -380,7 +383,8 @@ impl Live {
     /// Passes on losses that no record has told of, and the time.
     pub fn tick(&mut self, mut out: impl FnMut(u64, &[u8])) {
         let epoch = self.shared.get(&shared::LOST_EPOCH, 0).unwrap_or(0) as u32;
-        if epoch != self.lost_epoch {
+        let skipped = self.skipped();
+        if epoch != self.lost_epoch || skipped != self.counted[loss::SKIPPED] {
             self.lost_epoch = epoch;
             let gap = self.gap(clock::boot_ns());
             out(self.pos, bytes_of(&gap));
@@ -423,8 +427,22 @@ impl Live {
         totals.produced > totals.captured + totals.lost()
     }
 
+    /// Asks for the entries of an epoll instance that was there before.
+    pub fn read_epoll(&mut self, tid: u32, epoll: i32) {
+        self.queued.extend(process::epoll_entries(tid, epoll));
+    }
+
+    /// How often the kernel skipped a hook.
+    fn skipped(&self) -> u64 {
+        let programs = HOOKS.iter().filter_map(|hook| self.ebpf.program(hook)?.fd().ok());
+        programs.map(|fd| misses::of(fd.as_fd())).sum()
+    }
+
     pub fn totals(&self) -> Totals {
         let mut totals = Totals { captured: self.captured, ..Totals::default() };
+        let skipped = self.skipped();
+        totals.by_class[loss::SKIPPED] = skipped;
+        totals.produced = skipped;
         if let Ok(values) = self.per_cpu.get(&0, 0) {
             for value in values.iter() {
                 totals.produced += value[0];

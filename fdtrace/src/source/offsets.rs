@@ -93,6 +93,9 @@ pub fn resolve(btf: &Btf<'_>, arch: Arch) -> Result<Offsets, MissingMember> {
         },
         mm_start_code: btf.offset("mm_struct", "start_code")?,
         bprm_file: btf.offset("linux_binprm", "file")?,
+        regs_arg_compat: registers.arg_compat,
+        task_status: registers.status,
+        compat_bit: registers.compat_bit,
     })
 }
 
@@ -101,9 +104,17 @@ pub fn resolve_more(btf: &Btf<'_>, members: &[(&str, &str)]) -> Result<Vec<u32>,
     members.iter().map(|&(structure, member)| btf.offset(structure, member)).collect()
 }
 
+/// Set while a task is in a 32-bit system call.
+/// <https://github.com/torvalds/linux/blob/v6.12/arch/x86/include/asm/thread_info.h#L190>
+const TS_COMPAT: u32 = 2;
+
 struct Registers {
     nr: u32,
     arg: [u32; 6],
+    /// The arguments of a 32-bit call, and the bit of the task's status that marks one (0: there are none).
+    arg_compat: [u32; 6],
+    status: u32,
+    compat_bit: u32,
     ip: u32,
     sp: u32,
     bp: u32,
@@ -116,6 +127,9 @@ fn registers(btf: &Btf<'_>, arch: Arch) -> Result<Registers, MissingMember> {
         Arch::X86_64 => Ok(Registers {
             nr: at("orig_ax")?,
             arg: [at("di")?, at("si")?, at("dx")?, at("r10")?, at("r8")?, at("r9")?],
+            arg_compat: [at("bx")?, at("cx")?, at("dx")?, at("si")?, at("di")?, at("bp")?],
+            status: btf.offset("task_struct", "thread_info.status")?,
+            compat_bit: TS_COMPAT,
             ip: at("ip")?,
             sp: at("sp")?,
             bp: at("bp")?,
@@ -128,6 +142,9 @@ fn registers(btf: &Btf<'_>, arch: Arch) -> Result<Registers, MissingMember> {
             Ok(Registers {
                 nr: at("syscallno")?,
                 arg: [at("orig_x0")?, x + 8, x + 16, x + 24, x + 32, x + 40],
+                arg_compat: [0; 6],
+                status: 0,
+                compat_bit: 0,
                 ip: at("pc")?,
                 sp: at("sp")?,
                 bp: x + 29 * 8,

@@ -1,8 +1,8 @@
 //! What `/proc` says of a process, as a record. All of it may be missing: the process may be gone.
 
-use std::{os::unix::ffi::OsStrExt, path::Path};
+use std::{collections::HashMap, os::unix::ffi::OsStrExt, path::Path};
 
-use fdtrace_common::wire::{ARGV_MAX, Header, PATH_MAX, ProcessInfo, Thread, bytes_of, kind};
+use fdtrace_common::wire::{ARGV_MAX, EpollEntry, Header, PATH_MAX, ProcessInfo, Thread, bytes_of, flag, kind};
 
 use super::{clock, procfs};
 
@@ -11,6 +11,65 @@ pub fn threads(tgid: u32) -> Vec<Vec<u8>> {
     let header = |tid| Header { kind: kind::THREAD, tgid, tid, time: clock::boot_ns(), ..Header::default() };
     let tids = procfs::tids(Path::new(procfs::ROOT), tgid);
     tids.into_iter().map(|tid| bytes_of(&Thread { header: header(tid) }).to_vec()).collect()
+}
+
+/// An [`EpollEntry`] record for each entry of an epoll instance in the table of a task.
+pub fn epoll_entries(tid: u32, epoll: i32) -> Vec<Vec<u8>> {
+    let Ok(text) = std::fs::read_to_string(format!("{}/{tid}/fdinfo/{epoll}", procfs::ROOT)) else {
+        return Vec::new();
+    };
+    let header = Header { kind: kind::EPOLL_ENTRY, tid, time: clock::boot_ns(), ..Header::default() };
+    let mark = |fd| EpollEntry { header, epoll, fd, ..EpollEntry::default() };
+    // Several entries can have one number: the kernel counts them in the order in which it lists them.
+    let mut nth = HashMap::new();
+    let entries = text.lines().filter_map(|line| {
+        let mut entry = epoll_entry(line, epoll, header)?;
+        let count = nth.entry(entry.fd).or_insert(0u32);
+        entry.header.flags = match means(tid, epoll, entry.fd, *count) {
+            Some(true) => flag::SAME_FILE,
+            Some(false) => 0,
+            None => flag::UNREADABLE,
+        };
+        *count += 1;
+        Some(entry)
+    });
+    let listing = std::iter::once(mark(EpollEntry::BEGIN)).chain(entries).chain([mark(EpollEntry::END)]);
+    listing.map(|entry| bytes_of(&entry).to_vec()).collect()
+}
+
+/// Does the number of the `nth` entry with that number still mean the entry's file? `None`: the kernel would not tell.
+fn means(tid: u32, epoll: i32, fd: i32, nth: u32) -> Option<bool> {
+    const KCMP_EPOLL_TFD: libc::c_int = 7;
+    // `struct kcmp_epoll_slot`: epoll, number, count.
+    let slot = [epoll.cast_unsigned(), fd.cast_unsigned(), nth];
+    // SAFETY: plain numbers and a pointer to a live array of the shape that this comparison takes.
+    match unsafe { libc::syscall(libc::SYS_kcmp, tid, tid, KCMP_EPOLL_TFD, fd, slot.as_ptr()) } {
+        0 => Some(true),
+        1..=3 => Some(false),
+        // The number is closed: it means nothing at all.
+        _ if std::io::Error::last_os_error().raw_os_error() == Some(libc::EBADF) => Some(false),
+        _ => None,
+    }
+}
+
+/// `tfd: 4 events: 19 data: 4  pos:0 ino:1f8e sdev:9`: the number is decimal, all else hexadecimal.
+/// <https://github.com/torvalds/linux/blob/v6.12/fs/eventpoll.c#L898>
+fn epoll_entry(line: &str, epoll: i32, header: Header) -> Option<EpollEntry> {
+    let rest = line.strip_prefix("tfd:")?;
+    let value = |key: &str| {
+        let at = rest.find(key)? + key.len();
+        rest[at..].split_ascii_whitespace().next()
+    };
+    let hex = |key: &str| u64::from_str_radix(value(key)?, 16).ok();
+    Some(EpollEntry {
+        header,
+        epoll,
+        fd: rest.split_ascii_whitespace().next()?.parse().ok()?,
+        data: hex("data:")?,
+        inode: hex("ino:")?,
+        dev: u32::try_from(hex("sdev:")?).ok()?,
+        events: u32::try_from(hex("events:")?).ok()?,
+    })
 }
 
 /// A [`ProcessInfo`] record.
@@ -30,4 +89,20 @@ pub fn record(tgid: u32) -> Vec<u8> {
     let lens = (u32::try_from(exe.len()).unwrap_or(0), u32::try_from(argv.len()).unwrap_or(0));
     let record = ProcessInfo { header, start, comm, exe_len: lens.0, argv_len: lens.1 };
     [bytes_of(&record), exe, argv].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_as_the_kernel_prints_it() {
+        let line = "tfd:       17 events: 80000019 data: 7f0000000011  pos:0 ino:4ebb0b sdev:9";
+        let entry = epoll_entry(line, 3, Header::default()).expect("an entry");
+        assert_eq!((entry.epoll, entry.fd, entry.events, entry.data), (3, 17, 0x8000_0019, 0x7f00_0000_0011));
+        assert_eq!((entry.inode, entry.dev), (0x004e_bb0b, 9));
+        for line in ["pos: 0", "tfd:", "tfd: x", "tfd: 3 events: zz data: 1 ino:1 sdev:1"] {
+            assert!(epoll_entry(line, 3, Header::default()).is_none(), "{line}");
+        }
+    }
 }

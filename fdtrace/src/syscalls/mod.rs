@@ -19,9 +19,19 @@ pub use errno::errno_name;
 pub enum Arch {
     X86_64,
     Aarch64,
+    /// 32-bit calls on x86-64.
+    I386,
 }
 
 impl Arch {
+    /// The numbers that 32-bit programs use on this machine.
+    pub const fn compat(self) -> Option<Self> {
+        match self {
+            Self::X86_64 => Some(Self::I386),
+            Self::Aarch64 | Self::I386 => None,
+        }
+    }
+
     /// The machine this program was compiled for.
     pub const fn native() -> Self {
         if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 }
@@ -42,6 +52,7 @@ pub struct Syscall {
     pub name: &'static str,
     x86_64: u16,
     aarch64: u16,
+    i386: u16,
     /// One of [`fdtrace_common::class`].
     pub class: u8,
     pub fds: &'static [FdArg],
@@ -50,8 +61,8 @@ pub struct Syscall {
 /// Number of a call that an architecture does not have.
 const NONE: u16 = u16::MAX;
 
-const fn sys(name: &'static str, x86_64: u16, aarch64: u16, class: u8, fds: &'static [FdArg]) -> Syscall {
-    Syscall { name, x86_64, aarch64, class, fds }
+const fn sys(name: &'static str, x86_64: u16, aarch64: u16, i386: u16, class: u8, fds: &'static [FdArg]) -> Syscall {
+    Syscall { name, x86_64, aarch64, i386, class, fds }
 }
 
 impl Syscall {
@@ -64,6 +75,7 @@ impl Syscall {
         let nr = match arch {
             Arch::X86_64 => self.x86_64,
             Arch::Aarch64 => self.aarch64,
+            Arch::I386 => self.i386,
         };
         (nr != NONE).then_some(usize::from(nr))
     }
@@ -79,8 +91,8 @@ impl Syscall {
     /// A probe asks whether a number is open; that it is not is an answer, not a mistake.
     pub fn is_probe(&self, args: &[u64; 6]) -> bool {
         match self.name {
-            "fstat" | "newfstatat" | "statx" | "fstatfs" => true,
-            "fcntl" => matches!(args[1] as u32, F_GETFD | F_SETFD | F_GETFL),
+            "fstat" | "newfstatat" | "statx" | "fstatfs" | "oldfstat" => true,
+            "fcntl" | "fcntl32" => matches!(args[1] as u32, F_GETFD | F_SETFD | F_GETFL),
             _ => false,
         }
     }
@@ -116,12 +128,14 @@ fn by_number(arch: Arch) -> ByNumber {
 
 static X86_64: LazyLock<ByNumber> = LazyLock::new(|| by_number(Arch::X86_64));
 static AARCH64: LazyLock<ByNumber> = LazyLock::new(|| by_number(Arch::Aarch64));
+static I386: LazyLock<ByNumber> = LazyLock::new(|| by_number(Arch::I386));
 
 /// A call by number, if it has to do with descriptors.
 pub fn lookup(arch: Arch, nr: u32) -> Option<&'static Syscall> {
     let calls = match arch {
         Arch::X86_64 => &X86_64,
         Arch::Aarch64 => &AARCH64,
+        Arch::I386 => &I386,
     };
     calls.get(usize::try_from(nr).ok()?).copied().flatten()
 }
@@ -184,7 +198,7 @@ mod tests {
 
     #[test]
     fn numbers_are_unique_and_in_range() {
-        for arch in [Arch::X86_64, Arch::Aarch64] {
+        for arch in [Arch::X86_64, Arch::Aarch64, Arch::I386] {
             let mut seen = std::collections::HashMap::new();
             for call in table::TABLE {
                 if let Some(nr) = call.number(arch) {
@@ -203,6 +217,9 @@ mod tests {
         }
         for (nr, name) in [(57, "close"), (56, "openat"), (436, "close_range")] {
             assert_eq!(lookup(Arch::Aarch64, nr).map(|call| call.name), Some(name));
+        }
+        for (nr, name) in [(5, "open"), (6, "close"), (41, "dup"), (295, "openat"), (102, "socketcall")] {
+            assert_eq!(lookup(Arch::I386, nr).map(|call| call.name), Some(name));
         }
         assert!(lookup(Arch::X86_64, 39).is_none());
         assert!(lookup(Arch::X86_64, u32::MAX).is_none());

@@ -21,7 +21,7 @@ use fdtrace_common::wire::{FileInfo, flag};
 
 use crate::{
     detect::{Detector, Want, finding::Finding},
-    event::{Call, Effect, EpollCtl, EpollOp, Event, Install, Interval, Moment, Path, TableRow, What},
+    event::{Call, Effect, EpollCtl, EpollOp, Event, Install, Source, Interval, Moment, Path, TableRow, What},
     model::{Change, World},
     syscalls::{self, Arch, Syscall, errno_name},
 };
@@ -289,7 +289,7 @@ impl Script {
                     fd: told[0],
                     file: open.file,
                     cloexec: false,
-                    from: Some(first as i32),
+                    source: Source::Duplicated(first as i32),
                     path: None,
                 })
             }
@@ -298,8 +298,8 @@ impl Script {
                 let open = here.expect("an open number");
                 let before = slot(&self.tables, second).map_or(0, |open| open.file.file);
                 self.tables.entry(table).or_default().insert(second as i32, Open { cloexec: false, ..open });
-                let from = Some(first as i32);
-                let install = Install { fd: second as i32, file: open.file, cloexec: false, from, path: None };
+                let source = Source::Duplicated(first as i32);
+                let install = Install { fd: second as i32, file: open.file, cloexec: false, source, path: None };
                 Effect::Replace { install, before }
             }
             ("cloexec" | "nocloexec", None) => {
@@ -364,7 +364,7 @@ impl Script {
         };
         let old = self.tables.entry(table).or_default().insert(fd, Open { file, cloexec });
         assert!(old.is_none(), "fd {fd} is open already");
-        Install { fd, file, cloexec, from: None, path: None }
+        Install { fd, file, cloexec, source: Source::New, path: None }
     }
 }
 

@@ -51,6 +51,7 @@ fn verb_alone(verb: Verb) -> &'static str {
         Verb::Opened => "opened",
         Verb::Duplicated => "duplicated",
         Verb::Inherited => "inherited",
+        Verb::Received => "received",
         Verb::AlreadyOpen => "already open",
         Verb::UnseenOrigin => "seen open",
         Verb::Closed => "closed",
