@@ -37,6 +37,13 @@ pub fn witnesses(nr: u64) -> u8 {
     unsafe { core::ptr::read_volatile((&raw const WITNESSES).cast::<u8>().add(nr as usize & (SYSCALLS - 1))) }
 }
 
+/// Does a call of this class do something with the descriptor in argument 0 that can be asked for?
+#[inline(always)]
+pub fn uses(class: u8) -> bool {
+    use fdtrace_common::class;
+    matches!(class, class::USE | class::RECVMSG | class::RECVMMSG | class::GETSOCKOPT)
+}
+
 /// A traced task.
 #[derive(Clone, Copy)]
 pub struct Task {

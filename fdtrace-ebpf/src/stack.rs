@@ -47,7 +47,7 @@ pub fn at_enter(regs: *const c_void, nr: u64) {
                 return;
             }
             // A number that an object still holds, though its generation is gone: who uses it now?
-            let watched = filter::class(nr) == class::USE && start.before != 0;
+            let watched = filter::uses(filter::class(nr, false)) && start.before != 0;
             let always = watched
                 || wants & witness::BIND != 0
                 || (wants & witness::BIND_EMPTY_PATH != 0 && syscalls::arg(regs, 3) & AT_EMPTY_PATH != 0);

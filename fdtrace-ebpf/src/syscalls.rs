@@ -11,8 +11,8 @@ use fdtrace_common::{
     class::{self, witness},
     wire::{
         Call, CallEpollCtl, CallEpollWait, CallFd, CallPair, CallPath, CallReceived, EPOLL_EVENTS_MAX, Header,
-        Inflight, NOT_SEEN, PATH_MAX, RECEIVED_FILES, RECEIVED_MAX, Scratch, Watch, flag, kind, loss,
-        shared, watch_key,
+        Inflight, NOT_SEEN, PATH_MAX, RECEIVED_FILES, RECEIVED_MAX, Scratch, Watch, flag, kind, loss, shared,
+        watch_key,
     },
 };
 
@@ -72,49 +72,56 @@ fn user<T: Copy + Default>(address: u64) -> T {
     unsafe { bpf_probe_read_user(address as *const T) }.unwrap_or_default()
 }
 
-/// The registers of a system call.
+/// The arguments of a system call.
 #[derive(Clone, Copy)]
-struct Regs {
-    regs: *const c_void,
-    compat: bool,
-}
+struct Regs([u64; 6]);
 
 impl Regs {
+    /// Reads all of them at once, so that the two kinds of call differ here and nowhere else: the verifier would have to
+    /// walk everything behind a difference twice.
     #[inline(always)]
-    fn new(regs: *const c_void) -> Self {
-        Self { regs, compat: kernel::in_compat_call() }
+    fn new(regs: *const c_void, compat: bool) -> Self {
+        // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offsets come from BTF.
+        unsafe {
+            if compat {
+                Self([
+                    u64::from(member::<u32>(regs, offset!(regs_arg_compat[0]))),
+                    u64::from(member::<u32>(regs, offset!(regs_arg_compat[1]))),
+                    u64::from(member::<u32>(regs, offset!(regs_arg_compat[2]))),
+                    u64::from(member::<u32>(regs, offset!(regs_arg_compat[3]))),
+                    u64::from(member::<u32>(regs, offset!(regs_arg_compat[4]))),
+                    u64::from(member::<u32>(regs, offset!(regs_arg_compat[5]))),
+                ])
+            } else {
+                Self([arg(regs, 0), arg(regs, 1), arg(regs, 2), arg(regs, 3), arg(regs, 4), arg(regs, 5)])
+            }
+        }
     }
 
     /// An argument of the call; `i` is a constant.
     #[inline(always)]
     fn arg(self, i: usize) -> u64 {
-        // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offsets come from BTF.
-        unsafe {
-            if self.compat {
-                member::<u32>(self.regs, offset!(regs_arg_compat[i])) as u64
-            } else {
-                member(self.regs, offset!(regs_arg[i]))
-            }
-        }
+        self.0[i]
     }
 }
 
 /// `sys_enter(struct pt_regs *regs, long id)`. `true`: the call is ours and the task is traced.
 #[inline(always)]
 pub fn enter(regs: *const c_void, nr: u64) -> bool {
-    let regs = Regs::new(regs);
-    let class = filter::class(nr, regs.compat);
+    let compat = kernel::in_compat_call();
+    let class = filter::class(nr, compat);
     if class == class::NONE {
         return false;
     }
     let Some(task) = filter::current() else { return false };
+    let regs = Regs::new(regs, compat);
     let Some(slot) = inflight(task.tid) else { return false };
     let files = Files::of_current();
     let before = match class {
         class::CLOSE => files.file(regs.arg(0)),
         class::DUP2 => files.file(regs.arg(1)),
         class::EPOLL_CTL => files.file(regs.arg(2)),
-        class::USE | class::RECVMSG | class::RECVMMSG | class::GETSOCKOPT => watched(task.tgid, regs.arg(0), files),
+        class if filter::uses(class) => watched(task.tgid, regs.arg(0), files),
         _ => 0,
     };
     // SAFETY: `slot` is a live element of an array map. Only this thread writes it, or one with the same low bits of
@@ -135,17 +142,18 @@ pub fn enter(regs: *const c_void, nr: u64) -> bool {
 pub fn exit(regs: *const c_void, ret: i64) {
     // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offset comes from BTF.
     let nr = u64::from(unsafe { member::<u32>(regs, offset!(regs_nr)) });
-    let regs = Regs::new(regs);
-    let class = filter::class(nr, regs.compat);
+    let compat = kernel::in_compat_call();
+    let class = filter::class(nr, compat);
     if ret != EBADF && (class == class::NONE || class == class::CLONE) {
         return;
     }
-    let uses = matches!(class, class::USE | class::RECVMSG | class::RECVMMSG | class::GETSOCKOPT);
+    let uses = filter::uses(class);
     let worth_telling = uses && worth_telling(nr);
     if ret != EBADF && class == class::USE && !worth_telling {
         return;
     }
     let Some(task) = filter::current() else { return };
+    let regs = Regs::new(regs, compat);
     let done = Done::new(regs, nr, ret, class, task);
     // Watched, or it blocked; and if nobody else can change the table, that it blocked tells nothing.
     if uses && done.start.before != 0 {
@@ -160,9 +168,7 @@ pub fn exit(regs: *const c_void, ret: i64) {
         // A call that failed with EFAULT may have installed what it received.
         class::RECVMSG if ret >= 0 || ret == EFAULT => regs.arg(1),
         class::RECVMMSG if ret > 0 => regs.arg(1),
-        class::SOCKETCALL if ret >= 0 && regs.arg(0) == SOCKETCALL_RECVMSG => {
-            u64::from(user::<u32>(regs.arg(1) + 4))
-        }
+        class::SOCKETCALL if ret >= 0 && regs.arg(0) == SOCKETCALL_RECVMSG => u64::from(user::<u32>(regs.arg(1) + 4)),
         _ => 0,
     };
     if message != 0 {
@@ -348,7 +354,7 @@ impl Done {
     unsafe fn fill(&self, call: *mut Call, kind: u16, flags: u16) {
         // SAFETY: by the caller's promise.
         unsafe {
-            let flags = if self.regs.compat { flags | flag::COMPAT } else { flags };
+            let flags = if kernel::in_compat_call() { flags | flag::COMPAT } else { flags };
             emit::fill_header(&raw mut (*call).header, kind, flags, self.subject());
             (*call).enter_time = self.start.time;
             (*call).enter_pos = self.start.pos;
@@ -363,7 +369,9 @@ impl Done {
             (*call).after = match self.class {
                 class::CLOSE => self.files.file(self.regs.arg(0)),
                 class::DUP2 => self.files.file(self.regs.arg(1)),
-                class::USE | class::RECVMSG | class::RECVMMSG | class::GETSOCKOPT if self.start.before != 0 => self.files.file(self.regs.arg(0)),
+                class::USE | class::RECVMSG | class::RECVMMSG | class::GETSOCKOPT if self.start.before != 0 => {
+                    self.files.file(self.regs.arg(0))
+                }
                 class::FCNTL if matches!(self.regs.arg(1), F_SETLK | F_SETLKW) => {
                     u64::from(bpf_probe_read_user(self.regs.arg(2) as *const u16).unwrap_or(u16::MAX))
                 }
@@ -438,7 +446,8 @@ impl Done {
     /// Descriptors that came with the control data of the message header at `header`, as the kernel has rewritten it.
     #[inline(always)]
     fn received(&self, header: u64) {
-        let (mut at, len) = if self.regs.compat {
+        let compat = kernel::in_compat_call();
+        let (mut at, len) = if compat {
             (u64::from(user::<u32>(header + 16)), u64::from(user::<u32>(header + 20)))
         } else {
             (user::<u64>(header + 32), user::<u64>(header + 40))
@@ -447,14 +456,14 @@ impl Done {
             return;
         }
         let end = at + len;
-        let head = if self.regs.compat { 12 } else { 16 };
+        let head = if compat { 12 } else { 16 };
         let (mut first, mut count, mut pidfd) = (0, 0, 0);
         for _ in 0..CONTROLS {
             if at + head > end {
                 break;
             }
             // `struct cmsghdr`: length, level, type.
-            let size = if self.regs.compat { u64::from(user::<u32>(at)) } else { user::<u64>(at) };
+            let size = if compat { u64::from(user::<u32>(at)) } else { user::<u64>(at) };
             let level = user::<u32>(at + head - 8);
             let kind = user::<u32>(at + head - 4);
             if size < head {
@@ -468,7 +477,7 @@ impl Done {
             if level == SOL_SOCKET && kind == SCM_PIDFD {
                 pidfd = at + head;
             }
-            let align = if self.regs.compat { 4 } else { 8 };
+            let align = if compat { 4 } else { 8 };
             at += (size + align - 1) & !(align - 1);
         }
         if count > 0 {

@@ -274,7 +274,10 @@ fn plain(sys: &Syscall, call: &wire::Call) -> Effect {
             _ => Effect::None,
         },
         class::USE | class::REPORT | class::RECVMSG | class::RECVMMSG | class::GETSOCKOPT
-            if call.ret != EBADF && !sys.fds.is_empty() => Effect::Used { fd: fd(a0) },
+            if call.ret != EBADF && !sys.fds.is_empty() =>
+        {
+            Effect::Used { fd: fd(a0) }
+        }
         // An accept that waited and failed.
         class::RETURNS_FD if call.ret < 0 && call.ret != EBADF && !sys.fds.is_empty() => Effect::Used { fd: fd(a0) },
         class::IOCTL if call.ret >= 0 => match a1 as u32 {

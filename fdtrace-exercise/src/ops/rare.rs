@@ -40,10 +40,16 @@ fn memfd_secret(a: &mut Agent) -> i64 {
 }
 
 fn mq_open(a: &mut Agent) -> i64 {
-    let name = c"fdtrace-exercise";
+    // The names of queues are everybody's: this run's own, in letters that stand for its first process.
+    let mut name = *b"fdtrace-exercise-........\0";
+    let root = a.region.root_pid.load(core::sync::atomic::Ordering::SeqCst);
+    for (index, letter) in name[17..25].iter_mut().enumerate() {
+        *letter = b'a' + (root >> (4 * index) & 15) as u8;
+    }
+    let name = Arg::read(&name);
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_NONBLOCK;
-    let ret = a.call(nr::MQ_OPEN, &[name.into(), flags.into(), 0o600.into(), 0.into()]);
-    a.call(nr::MQ_UNLINK, &[name.into()]);
+    let ret = a.call(nr::MQ_OPEN, &[name, flags.into(), 0o600.into(), 0.into()]);
+    a.call(nr::MQ_UNLINK, &[name]);
     a.made(ret, Kind::Mqueue, true)
 }
 

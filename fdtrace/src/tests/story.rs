@@ -21,7 +21,7 @@ use fdtrace_common::wire::{FileInfo, flag};
 
 use crate::{
     detect::{Detector, Want, finding::Finding},
-    event::{Call, Effect, EpollCtl, EpollOp, Event, Install, Source, Interval, Moment, Path, TableRow, What},
+    event::{Call, Effect, EpollCtl, EpollOp, Event, Install, Interval, Moment, Path, Source, TableRow, What},
     model::{Change, World},
     syscalls::{self, Arch, Syscall, errno_name},
 };
