@@ -53,7 +53,7 @@ fn mentions(event: &Event, fd: i32) -> bool {
     let in_range = |first: u32, last: u32| u32::try_from(fd).is_ok_and(|fd| (first..=last).contains(&fd));
     match &event.what {
         What::Call(call) => match &call.effect {
-            Effect::None | Effect::SetFlags { .. } | Effect::Lock { .. } | Effect::Used { .. } => false,
+            Effect::None => false,
             Effect::Install(install) | Effect::Replace { install, .. } => install.fd == fd,
             Effect::Receive { files, .. } => files.iter().any(|(received, _)| *received == fd),
             Effect::Pair(pair) => pair.iter().any(|install| install.fd == fd),
