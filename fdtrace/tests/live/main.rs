@@ -8,3 +8,4 @@ mod harness;
 mod loss;
 mod misuse;
 mod recording;
+mod who;
