@@ -39,9 +39,8 @@ use std::{collections::VecDeque, rc::Rc};
 
 use crate::{
     event::{Interval, Moment},
-    model::owner::Part,
     syscalls::Syscall,
-    who::sighting::Sighting,
+    who::{owner::Part, sighting::Sighting},
 };
 
 /// Dead lives kept for each slot: enough to explain an `EBADF` two owners later.

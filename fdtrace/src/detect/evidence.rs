@@ -6,7 +6,7 @@ use crate::{
     escape,
     event::Moment,
     model::{
-        self, World,
+        World,
         description::Description,
         table::{Generation, Origin, SlotId},
     },
@@ -62,7 +62,7 @@ fn who(stamp: &Stamp) -> Who {
 }
 
 /// An object that owns a number.
-pub fn owner(owner: &model::owner::Owner) -> Owner {
+pub fn owner(owner: &crate::who::owner::Owner) -> Owner {
     Owner { kind: escape::escape_terminal(&owner.class.name), address: owner.object }
 }
 

@@ -19,10 +19,10 @@ use crate::{
     escape,
     model::{
         Change, World,
-        owner::Owner,
         table::{Generation, SlotId},
     },
     order::{How, Life, Stamp},
+    who::owner::Owner,
 };
 
 use super::{

@@ -7,14 +7,13 @@ use fdtrace_common::{class, wire::FileInfo};
 use crate::{
     event::{Call, Effect, EpollCtl, EpollListed, EpollOp, Event, Install, Source},
     order::{How, Removed, Stamp},
-    who::sighting::Sighting,
+    who::{owner::Part, sighting::Sighting},
 };
 
 use super::{
     Change, Met, World,
     description::{Description, Details, Kind},
     epoll::{Entry, Epoll, Use},
-    owner::Part,
     table::{Generation, Origin, SlotId, TableId},
 };
 

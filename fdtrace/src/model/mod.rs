@@ -21,12 +21,15 @@ use std::{
 use crate::{
     event::{EpollListed, EpollOp, Event, Interval, Moment, TableAddr, What},
     order::{How, Slot, Stamp},
-    who::sighting::{OwnerClass, Sighting},
+    who::{
+        owner::{Owner, Part},
+        sighting::{OwnerClass, Sighting},
+    },
 };
 
 use description::{Description, Descriptions, Details, Kinds, Serial};
 use epoll::{Entry, Epoll};
-use owner::{Owner, Owners, Part};
+use owner::Owners;
 use process::Process;
 use snapshot::Snapshot;
 use table::{Generation, Lineage, SlotId, Table, TableId};

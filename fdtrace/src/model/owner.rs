@@ -10,16 +10,12 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use crate::who::sighting::{Candidate, OwnerClass, Sighting};
+use crate::who::{
+    owner::{Owner, Part},
+    sighting::{Candidate, OwnerClass, Sighting},
+};
 
 use super::table::SlotId;
-
-/// An object that owns a number.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Owner {
-    pub object: u64,
-    pub class: Rc<OwnerClass>,
-}
 
 #[derive(Debug)]
 struct Bond {
@@ -28,15 +24,6 @@ struct Bond {
     number: u32,
     /// Its generation was closed by somebody else, and it does not know.
     orphaned: bool,
-}
-
-/// What is known of the object behind a call.
-#[derive(Clone, Debug, Default)]
-pub struct Part {
-    /// The object that makes the call, and the generation that it was bound to.
-    pub by: Option<(Rc<Owner>, u32)>,
-    /// The object that held the number and was not asked: the call closes it behind its back.
-    pub against: Option<Rc<Owner>>,
 }
 
 #[derive(Debug, Default)]

@@ -8,8 +8,9 @@ use std::{
 
 use crate::{
     event::{Moment, TableAddr},
-    model::{description::Description, owner::Owner},
+    model::description::Description,
     order::{Slot, Stamp},
+    who::owner::Owner,
 };
 
 /// Our own name for a table, because the kernel's address of one is recycled.

@@ -2,5 +2,6 @@
 
 pub mod maps;
 pub mod native;
+pub mod owner;
 pub mod python;
 pub mod sighting;
