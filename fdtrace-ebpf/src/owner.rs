@@ -79,7 +79,9 @@ unsafe extern "C" fn search_step(index: u32, _context: *mut c_void) -> i64 {
                 return 0;
             }
         }
-        let out = candidates.add((count & (CANDIDATES_MAX as u32 - 1)) as usize);
+        // Read again: see `python::frame_step`.
+        let index = (&raw const (*walk).candidates).read_volatile() & (CANDIDATES_MAX as u32 - 1);
+        let out = candidates.add(index as usize);
         (*out).object = object;
         (*out).class = class;
         (*out).fd = fd as i32;
@@ -228,8 +230,8 @@ pub unsafe fn holder(walk: *mut Walk, fd: u32) {
             (*walk).candidates = CANDIDATES_MAX as u32 - 1;
         }
         let count = (*walk).candidates;
-        let out =
-            (&raw mut (*room).stack.candidate).cast::<Candidate>().add((count & (CANDIDATES_MAX as u32 - 1)) as usize);
+        let index = (&raw const (*walk).candidates).read_volatile() & (CANDIDATES_MAX as u32 - 1);
+        let out = (&raw mut (*room).stack.candidate).cast::<Candidate>().add(index as usize);
         (*out).object = object;
         (*out).class = seen[0];
         (*out).fd = seen[1] as i32;

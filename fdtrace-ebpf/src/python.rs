@@ -197,7 +197,9 @@ unsafe extern "C" fn frame_step(_index: u32, _context: *mut c_void) -> i64 {
             fingerprint = mixed(fingerprint, user_word(table.wrapping_add(u64::from((*o).bytes_data))).unwrap_or(0));
         }
         let fingerprint = (fingerprint >> 32) as u32;
-        let out = (&raw mut (*room).tail).cast::<PyFrame>().add((count & (FRAMES_MAX as u32 - 1)) as usize);
+        // Read again, for the compiler would drop a mask on what it knows to be small, and 6.1 forgets what it knew.
+        let index = (&raw const (*walk).frames).read_volatile() & (FRAMES_MAX as u32 - 1);
+        let out = (&raw mut (*room).tail).cast::<PyFrame>().add(index as usize);
         (*out).code = code;
         (*out).offset = if distance < INSTRUCTIONS_MAX { distance as i32 } else { -1 };
         (*out).checksum = sum;
