@@ -12,7 +12,7 @@ use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_PROD_POS},
     helpers::bpf_ktime_get_boot_ns,
 };
-use fdtrace_common::wire::{Header, Plain, Scratch, TracedProcess, shared};
+use fdtrace_common::wire::{Header, Plain, Scratch, TracedProcess, loss, shared};
 
 use crate::maps::{EVENTS, PER_CPU, SCRATCH, SHARED};
 
@@ -76,6 +76,18 @@ pub fn variable(scratch: *const Scratch, len: usize, loss_class: usize, process:
     if EVENTS.output::<[u8]>(bytes, wakeup()).is_err() {
         count_lost(loss_class, process);
     }
+}
+
+/// Publishes a record of a witness of fixed size. One that does not fit costs an answer, and is no lost record.
+#[inline(always)]
+pub fn witness<T: Plain>(fill: impl FnOnce(*mut T)) {
+    let Some(mut entry) = EVENTS.reserve::<T>(0) else {
+        count_degraded(loss::RING_STACK);
+        return;
+    };
+    count_produced();
+    fill(MaybeUninit::as_mut_ptr(&mut entry));
+    entry.submit(wakeup());
 }
 
 /// Publishes a record of a witness. `false`: there was no room.

@@ -7,7 +7,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_loop;
 use fdtrace_common::{
-    wire::{Watch, loss, shared, watch_key},
+    wire::{Watch, shared, watch_key},
     witness::{Bind, CANDIDATES_MAX, CLOSEFD, Candidate, ClassKey, Holder, SlotKey, TypeDef, found, kind, owns},
 };
 
@@ -176,7 +176,7 @@ unsafe fn announce(walk: *mut Walk, class: u64, owned: u32) -> bool {
     unsafe {
         let name = user_word(class.wrapping_add(u64::from((*walk).python.offsets.type_name))).unwrap_or(0);
         let who = Subject { tgid: (*walk).tgid, tid: (*walk).tid, table: 0 };
-        emit::fixed::<TypeDef>(loss::RING_STACK, core::ptr::null_mut(), |record| {
+        emit::witness::<TypeDef>(|record| {
             emit::fill_header(&raw mut (*record).header, kind::TYPE, 0, who);
             (*record).class = class;
             (*record).owns = owned;
@@ -334,7 +334,7 @@ pub unsafe fn bind(walk: *mut Walk, fd: u32) {
             let files = Files::of_current();
             let who = Subject { tgid: (*walk).tgid, tid: (*walk).tid, table: files.files };
             let mut told = false;
-            emit::fixed::<Bind>(loss::RING_STACK, core::ptr::null_mut(), |record| {
+            emit::witness::<Bind>(|record| {
                 emit::fill_header(&raw mut (*record).header, kind::BIND, 0, who);
                 (*record).object = object;
                 (*record).class = class;

@@ -305,6 +305,11 @@ impl<P> Slot<P> {
                     }
                     end.ambiguous = before != live.file;
                 }
+                // It saw another occupant at its start and finds this one at its end: what it removed is forgotten.
+                if still_there && before != 0 && before != live.file {
+                    self.live = Some(live);
+                    return Removed::Early;
+                }
                 let number = live.number;
                 self.bury(live, State::Ended(end));
                 Removed::Live(number)
@@ -323,6 +328,11 @@ impl<P> Slot<P> {
         let overlaps = |life: &Life<P>| !life.observed && life.born.exit.pos >= by.at.start();
         // Nobody was there at the start, and whoever came since returned before: it was his number that was taken.
         let ended = match self.live.take() {
+            // The call found another occupant, or none: whoever removed this one has not returned yet.
+            Some(gone) if by.at.enter.is_some() && !overlaps(&gone) && gone.file != 0 && before != gone.file => {
+                self.bury(gone, State::Implied { before: by.at.exit });
+                None
+            }
             Some(live) => {
                 let ambiguous = overlaps(&live) && before != live.file;
                 let number = live.number;
@@ -430,7 +440,9 @@ impl<P> Slot<P> {
         }
         life.state = state;
         if self.past.len() == PAST {
-            self.past.pop_front();
+            // An end that is still to be explained is kept, if another can go.
+            let oldest = self.past.iter().position(|life| life.end().is_some()).unwrap_or(0);
+            self.past.remove(oldest);
         }
         self.past.push_back(life);
     }
@@ -523,6 +535,25 @@ mod tests {
         assert_eq!(slot.remove(&by(1, 4, 8), How::Closed, 0xa, 0xb), Removed::Earlier(1));
         assert_eq!(slot.live().map(|life| life.data), Some("b"));
         assert_eq!(closer(&slot, 1), Some(1));
+    }
+
+    #[test]
+    fn a_dup2_that_found_the_slot_empty_replaced_nobody() {
+        let mut slot = Slot::default();
+        slot.install(at(1, 2), 0xa, |_| "a");
+        // close 3..9 has taken effect when dup2 4..6 begins.
+        assert_eq!(slot.replace(&by(2, 4, 6), 0, 0xb, |_| "b"), (None, Installed::Live { implied: false }));
+        assert_eq!(slot.remove(&by(1, 3, 9), How::Closed, 0xa, 0xb), Removed::Earlier(1));
+        assert_eq!(slot.live().map(|life| life.data), Some("b"));
+    }
+
+    #[test]
+    fn a_close_that_outlasts_what_is_remembered_ends_nobody_else() {
+        let mut slot = Slot::default();
+        slot.install(at(50, 51), 0xb, |_| "b");
+        assert_eq!(slot.remove(&by(1, 3, 90), How::Closed, 0xa, 0xb), Removed::Early);
+        assert_eq!(slot.live().map(|life| life.data), Some("b"));
+        assert!(!slot.waits());
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Rules {
         if let Some(row) = rows.back_mut() {
             let step = fd.wrapping_sub(row.last_fd);
             // Numbers that are left alone make gaps in a row.
-            let goes_on = (1..=3).contains(&step.abs()) && (row.length == 1 || step.signum() == row.step);
+            let goes_on = (1..=3).contains(&step.unsigned_abs()) && (row.length == 1 || step.signum() == row.step);
             if goes_on {
                 (row.last_pos, row.last_fd, row.step) = (pos, fd, step.signum());
                 row.length += 1;

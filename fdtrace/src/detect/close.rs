@@ -263,6 +263,10 @@ fn stale_close(hit: &Finding, met: Met, world: &World) -> Option<Finding> {
     let ended = life.end().filter(|end| end.how == How::Closed && !end.by.is("close_range"))?;
     let before = slot.lives().rev().find(|life| life.number < met.number)?;
     let first = before.end().filter(|end| end.how == How::Closed)?;
+    // Where the object behind the close is known, it is known too whether it owned an earlier generation.
+    if ended.by.part.by.is_some() || ended.by.part.against.is_some() {
+        return None;
+    }
     // If its owner closed it there is nothing to suspect; if another object did, that has been told already.
     if ended.by.part.by.is_some() {
         return None;

@@ -87,7 +87,7 @@ impl Rules {
     /// Length of the run of neighbouring closes that this one belongs to.
     fn run(&mut self, tid: u32, fd: i32) -> u32 {
         let run = self.runs.entry(tid).or_insert((fd, 0));
-        let neighbours = (fd - run.0).abs() == 1;
+        let neighbours = fd.abs_diff(run.0) == 1;
         *run = (fd, if neighbours { run.1 + 1 } else { 0 });
         run.1
     }

@@ -40,7 +40,6 @@ impl World {
         let more_messages = call.sys.class == class::RECVMMSG && call.ret > 1;
         if call.sys.class == class::URING || more_messages {
             self.unseen.insert(event.tgid);
-            self.hidden_references = true;
         }
         match &call.effect {
             Effect::None => {}
@@ -58,7 +57,6 @@ impl World {
                 }
             }
             Effect::Receive { files, cloexec } => {
-                self.hidden_references = true;
                 for (fd, file) in files {
                     let file = FileInfo { file: *file, ..FileInfo::default() };
                     let install = Install { fd: *fd, file, cloexec: *cloexec, source: Source::Received, path: None };

@@ -182,9 +182,6 @@ pub struct World {
     threads: HashMap<u32, Vec<u32>>,
     /// Processes that did something whose effect on their table is not seen.
     unseen: BTreeSet<u32>,
-    /// Somebody uses io_uring or passes descriptors: interest lists can be edited unseen, and descriptions can live on
-    /// without a number.
-    hidden_references: bool,
     /// All interest lists are to be read again.
     reread_epolls: bool,
     /// Epoll instances in snapshots since the last time that their entries were asked for.

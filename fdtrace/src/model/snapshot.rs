@@ -176,7 +176,8 @@ impl World {
 
     pub(super) fn snapshot_end(&mut self, event: &Event, changes: &mut Vec<Change>) {
         let Some(snapshot) = self.snapshot.take() else { return };
-        self.reread_epolls |= self.hidden_references;
+        // Descriptions can live on, and with them their registrations, without a number that we see.
+        self.reread_epolls |= snapshot.tgid == 0;
         let seen = Interval { enter: Some(snapshot.begin), exit: event.at.exit };
         let nobody = BTreeSet::new();
         let tables: Vec<TableId> = self

@@ -54,6 +54,13 @@ impl Report {
         self.lines.iter().filter(|line| line["type"] == "finding" && line["rule"] == rule).collect()
     }
 
+    /// How often a rule was found broken: equal findings are told once, with a count.
+    pub fn count(&self, rule: &str) -> u64 {
+        let repeats = self.lines.iter().filter(|line| line["type"] == "repeat" && line["last"]["rule"] == rule);
+        let again: u64 = repeats.filter_map(|line| Some(line["count"].as_u64()?.saturating_sub(1))).sum();
+        self.findings(rule).len() as u64 + again
+    }
+
     pub fn the(&self, rule: &str) -> &Value {
         let found = self.findings(rule);
         assert!(!found.is_empty(), "no {rule} in:\n{}\n{}", self.stdout, self.stderr);

@@ -52,5 +52,5 @@ fn nothing_is_lost_with_the_default_ring() {
     let script = scratch.write("storm.py", STORM);
     let report = trace(&["--require-complete"], &["python3".as_ref(), script.as_os_str()]);
     assert_eq!((report.status, report.end()["lost"].as_u64()), (Some(0), Some(0)));
-    assert_eq!(report.findings("use-after-close").len(), 5);
+    assert_eq!(report.count("use-after-close"), 5);
 }
