@@ -9,6 +9,10 @@
 #![no_builtins]
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "the only way to an atomic add on a target without compare-and-swap")]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "map methods are given references, as aya 0.15 and later want them"
+)]
 
 mod emit;
 mod filter;

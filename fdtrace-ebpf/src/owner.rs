@@ -54,7 +54,7 @@ unsafe extern "C" fn search_step(index: u32, _context: *mut c_void) -> i64 {
         let words = (&raw const (*walk).words).cast::<u64>();
         let object = words.add(index as usize & (WORDS - 1)).read_volatile();
         let sp = (*walk).sp;
-        if object & 7 != 0 || object < 1 << 16 || object >= 1 << 47 || object.wrapping_sub(sp) < STACK_SPAN {
+        if object & 7 != 0 || !(1 << 16..1 << 47).contains(&object) || object.wrapping_sub(sp) < STACK_SPAN {
             return 0;
         }
         let mut seen = [0u64; 2];
@@ -62,7 +62,7 @@ unsafe extern "C" fn search_step(index: u32, _context: *mut c_void) -> i64 {
             return 0;
         }
         let [class, fd] = seen;
-        if class & 7 != 0 || class < 1 << 16 || class >= 1 << 47 {
+        if class & 7 != 0 || !(1 << 16..1 << 47).contains(&class) {
             return 0;
         }
         let owned = classify(walk, class);
@@ -320,10 +320,10 @@ pub unsafe fn bind(walk: *mut Walk, fd: u32) {
             let slot = SlotKey { tgid: (*walk).tgid, execs: (*walk).execs, fd, reserved: 0 };
             let mut other = 0;
             if let Some(known) = HOLDERS.get(slot)
-                && (*known).object != object
+                && known.object != object
             {
                 let mut seen = [0u64; 2];
-                let (before, its_class) = ((*known).object, (*known).class);
+                let (before, its_class) = (known.object, known.class);
                 if copy((&raw mut seen).cast(), 16, before.wrapping_add(8))
                     && seen[0] == its_class
                     && seen[1] as u32 == fd
