@@ -268,6 +268,11 @@ impl World {
         });
         for fd in open {
             let slot = SlotId { table, fd };
+            // Installed while the range was being closed: which came first is told by the kernel's table only.
+            let raced = |live: &crate::order::Life<Generation>| live.born.exit.pos >= by.at.start();
+            if self.slot(slot).and_then(|slot| slot.live()).is_some_and(raced) {
+                self.unseen.insert(by.tgid);
+            }
             if let Some(Removed::Live(number)) = self.edit(slot, |slot| slot.remove(by, How::Closed, 0, 0)) {
                 self.owners.ended(slot, number, by.seen.as_deref());
                 changes.push(Change::Removed { slot, number, how: How::Closed, by: Rc::clone(by), late: false });
