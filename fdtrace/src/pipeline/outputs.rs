@@ -1,0 +1,58 @@
+//! Where a live run's findings and its recording go.
+
+use std::{io, path::Path};
+
+use crate::{
+    plan::Plan,
+    sink::{
+        Sink, Sinks,
+        fold::Folding,
+        github::GithubSink,
+        json::JsonSink,
+        junit::JunitSink,
+        output,
+        sarif::SarifSink,
+        text::{TextOptions, TextSink},
+    },
+    source::{clock, recording::writer::Recorder},
+};
+
+use super::{failure::Failure, record};
+
+/// Opens every output before anything is traced: a file that cannot be written is the user's first answer, not the last.
+pub fn open(plan: &Plan) -> Result<(Sinks, Option<Recorder>), Failure> {
+    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    let json = plan.output.json.as_deref();
+    let record = plan.output.record.as_ref();
+    let is_stdout = |path: &Path| path.as_os_str() == "-";
+    let (json_there, record_there) =
+        (json.is_some_and(is_stdout), record.is_some_and(|record| is_stdout(&record.path)));
+    if json_there && record_there {
+        return Err(Failure::usage(anyhow::anyhow!("findings and recording cannot both go to the standard output")));
+    }
+    // What is on standard output for a program has no report for people in between.
+    if record_there {
+        let options = TextOptions { notes: plan.output.notes, ..TextOptions::for_stream(&io::stderr()) };
+        sinks.push(Box::new(TextSink::new(io::stderr(), io::stderr(), options)));
+    } else if !json_there {
+        let options = TextOptions { notes: plan.output.notes, ..TextOptions::for_stream(&io::stdout()) };
+        sinks.push(Box::new(TextSink::new(io::stdout(), io::stderr(), options)));
+    }
+    if let Some(path) = json {
+        let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
+        sinks.push(Box::new(Folding::new(JsonSink::new(file), plan.output.notes)));
+    }
+    if let Some(path) = &plan.output.sarif {
+        let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
+        sinks.push(Box::new(Folding::new(SarifSink::new(file), plan.output.notes)));
+    }
+    if let Some(path) = &plan.output.junit {
+        let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
+        sinks.push(Box::new(Folding::new(JunitSink::new(file), plan.output.notes)));
+    }
+    if plan.output.github {
+        sinks.push(Box::new(Folding::new(GithubSink::new(io::stdout()), plan.output.notes)));
+    }
+    let record = record.map(|plan_of| record::recorder(plan_of, plan.output.force, clock::wall_ns(), clock::boot_ns()));
+    Ok((Sinks(sinks), record.transpose()?))
+}

@@ -1,0 +1,249 @@
+//! One live run while it is under way: what the kernel has is taken in, what was found is told, and time passes.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    detect::Want,
+    sink::{FindingCounts, Sink, Sinks},
+    source::{clock, live::Live, recording::writer::Recorder},
+    syscalls::Arch,
+};
+
+use super::{
+    Stages, checkpoint::checkpoint, natives::Natives, pythons::Pythons, quiet::Quiet, record, sources::Sources,
+    stages::News,
+};
+
+/// How often time is passed on to the rules and sinks.
+const TICK: Duration = Duration::from_millis(100);
+/// How often the kernel's tables are read again after a loss.
+const HEAL: Duration = Duration::from_millis(500);
+/// How often the kernel's tables are read although nothing seems to be missing.
+const RECONCILE: Duration = Duration::from_secs(10);
+
+pub struct Session {
+    pub live: Live,
+    pub stages: Stages,
+    pub sinks: Sinks,
+    pub recorder: Option<Recorder>,
+    pub pythons: Pythons,
+    sources: Sources,
+    natives: Natives,
+    pub news: Vec<News>,
+    pub counts: FindingCounts,
+    pub quiet: Quiet,
+    pub began: u64,
+    ticked: Instant,
+    healed: Instant,
+    heal: bool,
+    reconciled: Instant,
+    /// Events at that time.
+    reconciled_at: u64,
+    /// The first error of a sink; later ones are not repeated.
+    sink_failed: bool,
+    recorder_failed: bool,
+    pub exits: u64,
+}
+
+impl Session {
+    pub fn new(live: Live, sinks: Sinks, recorder: Option<Recorder>, quiet: Quiet) -> Self {
+        Self {
+            live,
+            stages: Stages::new(Arch::native()),
+            sinks,
+            recorder,
+            pythons: Pythons::default(),
+            sources: Sources::default(),
+            natives: Natives::default(),
+            news: Vec::new(),
+            counts: FindingCounts::default(),
+            quiet,
+            began: clock::boot_ns(),
+            ticked: Instant::now(),
+            healed: Instant::now(),
+            heal: false,
+            reconciled: Instant::now(),
+            reconciled_at: 0,
+            sink_failed: false,
+            recorder_failed: false,
+            exits: 0,
+        }
+    }
+
+    pub fn drain(&mut self) {
+        self.take_in();
+        self.satisfy();
+        self.publish();
+        self.pythons.look(&mut self.live);
+    }
+
+    /// Asks the kernel for what the rules want to be told. What cannot be had is not told, and they live with it.
+    fn satisfy(&mut self) {
+        for want in self.stages.take_wants() {
+            match want {
+                Want::Uses { tgid, fd, times } => {
+                    if let Err(error) = self.live.watch(tgid, fd, times) {
+                        log::debug!("cannot watch fd {fd} of process {tgid}: {error:#}");
+                    }
+                }
+                Want::Turns { file, fd, times } => {
+                    if let Err(error) = self.live.watch_file(file, fd, times) {
+                        log::debug!("cannot watch the file behind fd {fd}: {error:#}");
+                    }
+                }
+                Want::EpollList { tgid, fd } => self.live.list_epoll(tgid, fd),
+            }
+        }
+    }
+
+    pub fn tick(&mut self) {
+        if self.ticked.elapsed() < TICK {
+            return;
+        }
+        self.ticked = Instant::now();
+        self.pass_time();
+        self.publish();
+        let flushed = self.sinks.flush_incidents(self.stages.world.now().time);
+        self.note(flushed);
+        for (tid, epoll) in self.stages.world.epolls_to_read() {
+            self.live.read_epoll(tid, epoll);
+        }
+        self.reconcile();
+        if self.heal && self.healed.elapsed() >= HEAL {
+            self.healed = Instant::now();
+            self.heal = !self.stages.world.is_certain();
+            if self.heal
+                && let Err(error) = self.live.snapshot(None)
+            {
+                log::warn!("cannot read the kernel's tables again: {error:#}");
+            }
+            if let Err(error) = self.live.snapshots_done() {
+                log::warn!("cannot read the kernel's tables again: {error:#}");
+            }
+        }
+    }
+
+    /// What happened unseen is looked for in the tables concerned at once, and in all of them now and then.
+    fn reconcile(&mut self) {
+        let unseen = self.stages.world.take_unseen();
+        let events = self.live.totals().captured;
+        let due = self.reconciled.elapsed() >= RECONCILE && events != self.reconciled_at;
+        if due {
+            self.reconciled = Instant::now();
+            self.reconciled_at = events;
+        }
+        let only = match (due, unseen.len()) {
+            (false, 0) => return,
+            (false, 1) => unseen.first().copied(),
+            _ => None,
+        };
+        if let Err(error) = self.live.snapshot(only).and_then(|()| self.live.snapshots_done()) {
+            log::warn!("cannot read the kernel's tables: {error:#}");
+        }
+    }
+
+    /// Takes in what the kernel has, in the order in which it happened. Returns how many records that were.
+    pub fn take_in(&mut self) -> usize {
+        let Self { live, stages, recorder, natives, news, .. } = self;
+        live.drain(|pos, record| {
+            if let Some((tid, unwound)) = natives.record(record) {
+                stages.witnesses.unwound(tid, unwound);
+            }
+            if let Some(recorder) = recorder {
+                recorder.record(pos, record);
+            }
+            stages.feed(pos, record, news);
+        })
+    }
+
+    pub fn pass_time(&mut self) {
+        let Self { live, stages, recorder, news, .. } = self;
+        live.tick(|pos, record| {
+            if let Some(recorder) = recorder {
+                recorder.record(pos, record);
+            }
+            stages.feed(pos, record, news);
+        });
+    }
+
+    /// Has the recorder write what is due.
+    pub fn keep(&mut self) {
+        let Some(recorder) = &mut self.recorder else { return };
+        let mut written = Ok(());
+        if recorder.due_in().is_some_and(|due| due.is_zero()) {
+            written = recorder.flush(self.live.totals());
+        }
+        if recorder.wants_snapshot() {
+            let world = &self.stages.world;
+            written = written.and(recorder.snapshot(world.now().pos, |out| checkpoint(world, out)));
+        }
+        self.note_recorder(written);
+    }
+
+    pub fn note_recorder(&mut self, written: io::Result<()>) {
+        if let Err(error) = written
+            && !std::mem::replace(&mut self.recorder_failed, true)
+        {
+            log::error!("cannot record, and go on without what could not be written: {error}");
+        }
+    }
+
+    pub fn publish(&mut self) {
+        for news in std::mem::take(&mut self.news) {
+            let told = match news {
+                News::Finding(mut finding) => {
+                    self.natives.fill(&mut finding);
+                    self.sources.fill(&mut finding);
+                    if let Some(recorder) = &mut self.recorder {
+                        record::shown(recorder, &finding);
+                    }
+                    if !self.quiet.may_tell(&finding) {
+                        continue;
+                    }
+                    self.counts.add(&finding);
+                    self.sinks.finding(&finding)
+                }
+                News::Loss(loss) => {
+                    self.heal = true;
+                    self.sinks.loss(&loss)
+                }
+                News::ProcessBegan { pid, since } => {
+                    if self.live.has_stacks() {
+                        self.pythons.began(pid);
+                        self.sources.began(pid, wall(since));
+                    }
+                    Ok(())
+                }
+                News::ProcessForked { parent, child } => {
+                    self.sources.forked(parent, child);
+                    Ok(())
+                }
+                News::ProcessEnded(pid) => {
+                    self.pythons.ended(pid);
+                    self.exits += 1;
+                    self.live.unwatch(pid);
+                    self.sinks.process_ended(pid)
+                }
+                News::Lifetime(lifetime) => self.sinks.lifetime(&lifetime),
+            };
+            self.note(told);
+        }
+    }
+
+    pub fn note(&mut self, told: io::Result<()>) {
+        if let Err(error) = told
+            && !std::mem::replace(&mut self.sink_failed, true)
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            log::error!("cannot write findings: {error}");
+        }
+    }
+}
+
+/// A moment of `CLOCK_BOOTTIME` on the wall clock, nanoseconds.
+fn wall(boot: u64) -> i128 {
+    i128::from(clock::wall_ns()) - i128::from(clock::boot_ns()) + i128::from(boot)
+}
