@@ -119,7 +119,9 @@ impl Rules {
         let Some(life) = world.slot(slot).and_then(|slot| slot.life(number)) else { return };
         let Some(end) = life.end() else { return };
         let (Some(began), Some(closing)) = (by.at.enter, end.by.at.enter) else { return };
-        let inside = began.pos < closing.pos && end.by.at.exit.pos < by.at.exit.pos;
+        // Two calls that began with nothing reported in between have one position.
+        let before = began.pos < closing.pos || (began.pos == closing.pos && began.time < closing.time);
+        let inside = before && end.by.at.exit.pos < by.at.exit.pos;
         if !inside || end.how != How::Closed || end.by.tid == by.tid || !same_program(end, by, world) {
             return;
         }

@@ -208,7 +208,7 @@ impl Rules {
             Some(registered) => dead.find(|life| life.data.description.serial == registered.target),
             None => dead.next(),
         }?;
-        if matches!(&life.state, State::Ended(end) if end.by.at.exit.pos > by.at.start()) {
+        if matches!(&life.state, State::Ended(end) if end.by.at.exit.pos >= by.at.start()) {
             return None;
         }
         let complete = table.complete_since(life.born.exit.time) && life.end().is_some();
@@ -331,7 +331,7 @@ impl Rules {
             // What another process registered in a shared instance is another rule's business.
             let here = entry.table.is_none_or(|table| table == slot.table);
             let Some(since) = gone_since(entry, slot.table, world).filter(|_| here) else { return };
-            if since > by.at.start() || held_for_a_moment(entry, slot.table, by, world) {
+            if since >= by.at.start() || held_for_a_moment(entry, slot.table, by, world) {
                 return;
             }
             ghost = Some(entry);

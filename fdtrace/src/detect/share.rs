@@ -18,9 +18,9 @@ use crate::{
     model::{
         Change, World,
         description::{Description, Kind, Serial},
-        table::{Origin, SlotId, TableId},
+        table::{Generation, Origin, SlotId, TableId},
     },
-    order::Stamp,
+    order::{Life, Stamp},
 };
 
 use super::{
@@ -121,7 +121,7 @@ impl Rules {
         if by.errno() == Some(EAGAIN) && moves(call) {
             eagain(shared, slot, number, by, world, out);
         }
-        if shared.told || by.ret <= 0 || !moves(call) || execed_since_fork(by.tgid, world) {
+        if shared.told || by.ret <= 0 || !moves(call) || given_at_exec(life, by.tgid, world) {
             return;
         }
         if shared.turns.last().is_some_and(|turn| turn.table == slot.table) {
@@ -164,18 +164,15 @@ fn moves(call: &str) -> bool {
     )
 }
 
-fn execed_since_fork(tgid: u32, world: &World) -> bool {
+/// Has the process become another program since it got this descriptor? Then it was given it on purpose.
+fn given_at_exec(life: &Life<Generation>, tgid: u32, world: &World) -> bool {
     let Some(process) = world.processes.get(&tgid) else { return false };
-    match (process.forked, process.execed) {
-        (Some(forked), Some(execed)) => {
-            execed.pos > forked.pos
-                && process.parent.is_some_and(|parent| {
-                    // The first program of the trace was started by us: what it shares, it shares with its own children.
-                    world.processes.contains_key(&parent)
-                })
-        }
-        _ => false,
-    }
+    process.execed.is_some_and(|execed| {
+        execed.pos > life.born.exit.pos
+            && process.forked.is_some_and(|forked| execed.pos > forked.pos)
+            // The first program of the trace was started by us: what it shares, it shares with its own children.
+            && process.parent.is_some_and(|parent| world.processes.contains_key(&parent))
+    })
 }
 
 fn tell(description: &Description, turns: [&Turn; TURNS], world: &World, out: &mut Out<'_>) {

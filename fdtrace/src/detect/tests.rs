@@ -158,6 +158,10 @@ fn shared_stream() {
     assert_eq!(story(&format!("1 fork -> 3\n{b}{a}{c}{a}")), ["shared-stream proven 1 3"]);
     assert_eq!(story(&format!("{a}{b}2 exec /bin/cat\n{a}{b}")), NONE);
     assert_eq!(of(rule, &format!("1 pipe2 -> 3 4\n1 fork -> 2\n{a}{b}{a}{b}")), NONE);
+    // A program that another one started shares what it opened itself like any other.
+    let (b, c) = ("2 sendto 3 9\n", "3 sendto 3 9\n");
+    let started = "1 fork -> 2\n2 exec /bin/server\n2 socket -> 3\n2 fork -> 3\n";
+    assert_eq!(of(rule, &format!("{started}{b}{c}{b}{c}")), ["shared-stream proven 2 3"]);
 }
 
 #[test]

@@ -143,9 +143,9 @@ impl World {
     fn used(&mut self, slot: SlotId, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
         let Some(state) = self.slot(slot) else { return };
         let start = by.at.start();
-        let met = state.lives().rev().find(|life| life.born.exit.pos <= start);
+        let met = state.lives().rev().find(|life| life.born.exit.pos < start);
         if let Some(life) = met
-            && life.end().is_none_or(|end| end.by.at.exit.pos > start)
+            && life.end().is_none_or(|end| end.by.at.exit.pos >= start)
         {
             changes.push(Change::Used { slot, number: life.number, by: Rc::clone(by) });
         }

@@ -133,8 +133,16 @@ impl Script {
         self.act(tgid, tid, verb, rest);
     }
 
+    /// The moment of the next record.
     fn step(&mut self) -> Moment {
-        self.now = Moment { time: self.now.time + 1_000, pos: self.now.pos + 10 };
+        let now = self.begin();
+        self.now.pos += 10;
+        now
+    }
+
+    /// A call begins: that takes time and no place in the ring.
+    fn begin(&mut self) -> Moment {
+        self.now.time += 1_000;
         self.now
     }
 
@@ -156,7 +164,7 @@ impl Script {
     fn act(&mut self, tgid: u32, tid: u32, verb: &str, rest: &[&str]) {
         match verb {
             "begin" => {
-                let begun = self.step();
+                let begun = self.begin();
                 self.begun.insert(tid, begun);
                 // Whatever comes next comes a while later: the thread waits.
                 self.now.time += 10_000_000;
@@ -165,7 +173,7 @@ impl Script {
                 let child = number(rest[0]) as u32;
                 self.threads.entry(tgid).or_default().push(child);
                 let table = self.table_of[&tgid];
-                let enter = Some(self.step());
+                let enter = Some(self.begin());
                 self.event(
                     tgid,
                     tid,
@@ -177,7 +185,7 @@ impl Script {
                 let child = number(rest.last().expect("a child")) as u32;
                 let from = self.table_of[&tgid];
                 let table = 0x1000 * u64::from(child);
-                let enter = Some(self.step());
+                let enter = Some(self.begin());
                 let comm = *b"test\0\0\0\0\0\0\0\0\0\0\0\0";
                 self.event(tgid, tid, enter, What::Fork { tgid: child, tid: child, table, start: 0, comm });
                 let copy = self.tables[&from].clone();
@@ -188,7 +196,7 @@ impl Script {
             "exec" => {
                 let table = self.table_of[&tgid];
                 self.tables.entry(table).or_default().retain(|_, open| !open.cloexec);
-                let enter = Some(self.step());
+                let enter = Some(self.begin());
                 let path: Rc<[u8]> = rest.first().copied().unwrap_or("/bin/true").as_bytes().into();
                 let argv: Rc<[u8]> = rest.join("\0").as_bytes().into();
                 self.event(
@@ -221,7 +229,7 @@ impl Script {
             "setfl" | "lock" | "unlock" | "cloexec" | "nocloexec" => "fcntl",
             verb => verb,
         });
-        let enter = Some(self.begun.remove(&tid).unwrap_or_else(|| self.step()));
+        let enter = Some(self.begun.remove(&tid).unwrap_or_else(|| self.begin()));
         let error = rest.iter().position(|word| *word == "=").map(|at| errno(rest[at + 1]));
         let result = rest.iter().position(|word| *word == "->");
         let told: Vec<i32> =
