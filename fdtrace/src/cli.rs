@@ -19,7 +19,7 @@ pub use recordings::{Export, Report, Timeline, Verify};
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     override_usage = "sudo fdtrace [OPTIONS] -- COMMAND [ARG]...\n       sudo fdtrace [OPTIONS] -p PID[,PID]...\n       \
-                      sudo fdtrace [OPTIONS] -n NAME\n       fdtrace report | timeline | export | verify FILE.fdt\n       fdtrace doctor | explain [RULE]",
+                      sudo fdtrace [OPTIONS] -n NAME\n       fdtrace report | timeline | export | verify FILE.fdt\n       fdtrace doctor | self-test | explain [RULE]",
     after_help = "Examples:\n  \
         sudo fdtrace -- python3 app.py        start a program and trace it from its first instruction\n  \
         sudo fdtrace -p 4242                  a running process\n  \
@@ -46,6 +46,8 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Does fdtrace find on this kernel what it should, and keep quiet where it should: two small programs for each rule
+    SelfTest(SelfTest),
     /// What a rule means, how it is proven, how to mend the program; without RULE, all rules
     Explain { rule: Option<String> },
     /// Findings of a recording, again, with today's rules
@@ -56,6 +58,25 @@ pub enum Verb {
     Export(Export),
     /// Is a recording in good order, and what does it hold
     Verify(Verify),
+}
+
+#[derive(Debug, Args)]
+pub struct SelfTest {
+    /// Only these rules
+    #[arg(value_name = "RULE")]
+    pub rules: Vec<String>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Be the program that is traced
+    #[arg(long, hide = true)]
+    pub drive: bool,
+    /// With --drive: the interpreter of the programs that need one
+    #[arg(long, hide = true)]
+    pub python: Option<String>,
+    /// Be one of the small programs
+    #[arg(long, hide = true)]
+    pub part: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ pub mod model;
 pub mod order;
 pub mod pipeline;
 pub mod plan;
+pub mod selftest;
 pub mod sink;
 pub mod source;
 pub mod syscalls;

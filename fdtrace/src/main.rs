@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use fdtrace::{
-    cli::{Cli, Verb},
-    pipeline::{self, Failure, Outcome},
+    cli::{Cli, SelfTest, Verb},
+    pipeline::{self, Drive, Failure, Outcome},
 };
 
 fn main() -> ExitCode {
@@ -25,6 +25,11 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<Outcome, Failure> {
     match cli.verb {
         Some(Verb::Doctor { json }) => Ok(pipeline::doctor(json)),
+        Some(Verb::SelfTest(SelfTest { rules, json, drive, python, part })) => match (part, drive) {
+            (Some(part), _) => Ok(pipeline::drive(&Drive::Part(&part))),
+            (None, true) => Ok(pipeline::drive(&Drive::Run { only: &rules, python: python.as_deref() })),
+            (None, false) => pipeline::self_test(&rules, json),
+        },
         Some(Verb::Explain { rule }) => pipeline::explain(rule.as_deref()),
         Some(Verb::Report(report)) => pipeline::report(&report.plan()),
         Some(Verb::Timeline(timeline)) => pipeline::timeline(&timeline.plan()),

@@ -27,6 +27,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("model", &["event", "decode", "order", "who"]),
     ("detect", &["event", "decode", "order", "model", "who"]),
     ("sink", &["source", "event", "decode", "order", "model", "who", "detect"]),
+    // Programs to trace, and what is said of them: fdtrace seen from outside.
+    ("selftest", &[]),
     ("cli", &[]),
     ("pipeline", EVERYTHING),
     ("main", &["cli", "pipeline"]),

@@ -20,12 +20,13 @@ mod trace;
 mod verbs;
 mod verify;
 
+pub use crate::selftest::Drive;
 pub use export::{export, timeline};
 pub use failure::{Failure, Outcome};
 pub use report::report;
 pub use stages::Stages;
 pub use trace::run;
-pub use verbs::{doctor, explain};
+pub use verbs::{doctor, drive, explain, self_test};
 pub use verify::verify;
 
 /// To be called first in `main`: a command that we start is to be given what we were given.

@@ -65,7 +65,7 @@ pub fn run(plan: Plan) -> Result<Outcome, Failure> {
 }
 
 /// Without the right to load programs there is no need to try: say what is missing.
-fn check_privileges() -> Result<(), Failure> {
+pub fn check_privileges() -> Result<(), Failure> {
     let surroundings = Surroundings::read();
     if surroundings.may_load() {
         return Ok(());

@@ -1,11 +1,14 @@
 //! The verbs that trace nothing.
 
+use anyhow::Context;
+
 use crate::{
+    selftest::{self, Drive},
     sink::{explain as text, text::TextOptions},
     source::{doctor as checks, preflight},
 };
 
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, trace::check_privileges};
 
 /// Can this machine run fdtrace?
 pub fn doctor(json: bool) -> Outcome {
@@ -27,4 +30,16 @@ pub fn explain(rule: Option<&str>) -> Result<Outcome, Failure> {
     };
     anstream::print!("{page}");
     Ok(Outcome::Exit(0))
+}
+
+/// Does it find what it should?
+pub fn self_test(rules: &[String], json: bool) -> Result<Outcome, Failure> {
+    check_privileges()?;
+    let status = selftest::self_test(rules, json).context("cannot test").map_err(Failure::cannot_observe)?;
+    Ok(Outcome::Exit(status))
+}
+
+/// The traced side of a self-test.
+pub fn drive(what: &Drive<'_>) -> Outcome {
+    Outcome::Exit(selftest::drive(what))
 }

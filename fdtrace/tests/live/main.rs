@@ -8,4 +8,5 @@ mod harness;
 mod loss;
 mod misuse;
 mod recording;
+mod selftest;
 mod who;
