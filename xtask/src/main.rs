@@ -3,6 +3,7 @@
 #[path = "../../fdtrace/build/toolchain.rs"]
 mod toolchain;
 
+mod bench;
 mod build;
 mod check_layers;
 mod command;
@@ -35,6 +36,11 @@ enum Chore {
     Test(test::Options),
     /// Run the tests on other kernels, in virtual machines
     Vm(vm::Options),
+    /// Measure what fdtrace costs, beside its peers
+    Bench(bench::Options),
+    /// The loops that `bench` measures
+    #[command(hide = true)]
+    Load(bench::load::Options),
     /// Check that every module of fdtrace keeps to the data flow
     CheckLayers,
 }
@@ -57,6 +63,8 @@ fn perform(chore: &Chore) -> Result<ExitCode> {
         Chore::Demo => demo::demo().map(|()| ExitCode::SUCCESS),
         Chore::Test(options) => test::test(options),
         Chore::Vm(options) => vm::vm(options),
+        Chore::Bench(options) => bench::bench(options).map(|()| ExitCode::SUCCESS),
+        Chore::Load(options) => bench::load::load(options).map(|()| ExitCode::SUCCESS),
         Chore::CheckLayers => check_layers::check_layers().map(|()| ExitCode::SUCCESS),
     }
 }
