@@ -4,9 +4,10 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
-use super::harness::{Attached, Report, Scratch};
+use super::harness::{Attached, FDTRACE, Report, Scratch};
 
 /// A server of sorts: opens a file, then waits for a word before it goes wrong.
 const SERVER: &str = "\
@@ -78,6 +79,47 @@ fn by_script_name() {
     let attached = Attached::start(&["-n", &name]);
     server.go();
     check(&attached.finish());
+}
+
+/// fdtrace holds its target by a pidfd from when it has resolved the pid. It is stopped there, the target ends, and it
+/// goes on.
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn a_process_that_ends_while_it_is_attached_to() {
+    let scratch = Scratch::new();
+    let json = scratch.path("findings.json");
+    let mut target = Command::new("sleep").arg("600").spawn().expect("sleep starts");
+    let fdtrace = Command::new(FDTRACE)
+        .args(["-p", &target.id().to_string(), "--json"])
+        .arg(&json)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("fdtrace starts");
+    let pid = fdtrace.id().cast_signed();
+    let holds = |entry: std::io::Result<std::fs::DirEntry>| {
+        let link = entry.ok().and_then(|entry| std::fs::read_link(entry.path()).ok());
+        link.is_some_and(|link| link.to_string_lossy().contains("pidfd"))
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !std::fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut entries| entries.any(holds)) {
+        assert!(Instant::now() < deadline, "fdtrace does not hold its target");
+    }
+    // SAFETY: plain numbers; the process is our child and has not been waited for.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGSTOP) }, 0);
+    let attached = std::fs::read_to_string(&json).is_ok_and(|text| text.contains("\"meta\""));
+    target.kill().expect("the target can be killed");
+    target.wait().expect("the target ends");
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGCONT) }, 0);
+    let output = fdtrace.wait_with_output().expect("fdtrace ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!attached, "fdtrace attached before it could be stopped: {stderr}");
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    for part in [format!("process {}", target.id()), "ended while fdtrace attached".into()] {
+        assert!(stderr.contains(&part), "`{part}` in {stderr}");
+    }
 }
 
 #[test]

@@ -47,6 +47,37 @@ fn without_the_right_to_load() {
     assert!(stderr.contains("sudo"), "{stderr}");
 }
 
+/// A kernel without type information, made by a mount that hides it from fdtrace alone.
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn without_type_information() {
+    let hidden = |arguments: &[&str]| {
+        let script = "mount -t tmpfs none /sys/kernel/btf && exec \"$@\"";
+        let output = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh", FDTRACE])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("unshare (util-linux) runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let scratch = Scratch::new();
+    let (ran, pid) = (scratch.path("ran"), std::process::id().to_string());
+    for arguments in [&["--", "touch", &ran.to_string_lossy()][..], &["-p", &pid]] {
+        let (status, _, stderr) = hidden(arguments);
+        assert_eq!(status, Some(3), "{stderr}");
+        for part in ["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF", "fdtrace doctor"] {
+            assert!(stderr.contains(part), "`{part}` in {stderr}");
+        }
+    }
+    assert!(!ran.exists(), "what cannot be traced is not run");
+    let (status, stdout, stderr) = hidden(&["doctor"]);
+    assert_eq!(status, Some(3), "{stderr}");
+    let missing = stdout.lines().find(|line| line.starts_with("fail") && line.contains("type information"));
+    assert!(missing.is_some_and(|line| line.contains("/sys/kernel/btf/vmlinux")), "{stdout}");
+}
+
 #[test]
 #[ignore = "needs root and a kernel with BTF"]
 fn an_output_file_is_not_replaced_unasked_and_no_link_is_followed() {
