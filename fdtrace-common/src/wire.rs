@@ -186,7 +186,8 @@ pub struct Call {
     /// `struct file` at enter in the slot that the call is about to change (`close`: a0, `dup2`: a1, `epoll_ctl`: a2).
     pub before: u64,
     /// `struct file` in that slot at exit: a close that lost a race finds its successor there. Of `fcntl(F_SETLK)` the
-    /// type of the lock.
+    /// type of the lock. Of [`CallPath`] and [`CallReceived`], which are put together before they have a place in the
+    /// ring, the position when their slots were looked at; 0 in old recordings.
     pub after: u64,
     /// `files_struct` at enter.
     pub enter_table: u64,

@@ -505,12 +505,13 @@ impl Done {
                 emit::missing(loss::USER_READ, self.task.process);
                 return;
             }
+            self.fill(&raw mut (*record).call, kind::CALL_RECEIVED, 0);
+            (*record).call.after = emit::position();
             // All of them, read or not: a loop that can end anywhere is walked from every end by the verifier.
             for i in 0..RECEIVED_FILES {
                 let fd = numbers.cast::<u32>().add(i).read_volatile();
                 (*record).files[i] = kernel::read::<u64>(array + u64::from(fd) * 8);
             }
-            self.fill(&raw mut (*record).call, kind::CALL_RECEIVED, 0);
             (*record).count = count as u32;
             (*record).reserved = 0;
         }
@@ -543,6 +544,7 @@ impl Done {
                 flags = flag::TRUNCATED;
             }
             self.fill(&raw mut (*record).call, kind::CALL_PATH, flags);
+            (*record).call.after = emit::position();
             describe_slot(self.files, self.ret as u64, &raw mut (*record).file);
             (*record).path_len = len as u32;
             (*record).reserved = 0;

@@ -183,13 +183,13 @@ fn call(pos: u64, kind: u16, bytes: &[u8], arch: Arch, short: DecodeError) -> Re
         kind::CALL => plain(sys, &call),
         kind::CALL_FD => {
             let (record, _) = wire::read::<wire::CallFd>(bytes).ok_or(short)?;
-            with_file(sys, &call, record.fd, record.file, None)
+            with_file(sys, &call, record.fd, record.file, None, pos)
         }
         kind::CALL_PAIR => {
             let (record, _) = wire::read::<wire::CallPair>(bytes).ok_or(short)?;
             let [a, b] = record.fds;
             let [file_a, file_b] = record.files;
-            Effect::Pair([install(a, file_a, Source::New, None), install(b, file_b, Source::New, None)])
+            Effect::Pair([install(a, file_a, Source::New, None, pos), install(b, file_b, Source::New, None, pos)])
         }
         kind::CALL_PATH => {
             let (record, tail) = wire::read::<wire::CallPath>(bytes).ok_or(short)?;
@@ -197,7 +197,7 @@ fn call(pos: u64, kind: u16, bytes: &[u8], arch: Arch, short: DecodeError) -> Re
             let bytes = tail.get(..len).ok_or(short)?;
             let path = (call.header.flags & flag::UNREADABLE == 0)
                 .then(|| Path { bytes: bytes.into(), truncated: call.header.flags & flag::TRUNCATED != 0 });
-            with_file(sys, &call, fd(call.ret.cast_unsigned()), record.file, path)
+            with_file(sys, &call, fd(call.ret.cast_unsigned()), record.file, path, looked(pos, &call))
         }
         kind::CALL_RECEIVED => {
             let (record, tail) = wire::read::<wire::CallReceived>(bytes).ok_or(short)?;
@@ -209,7 +209,8 @@ fn call(pos: u64, kind: u16, bytes: &[u8], arch: Arch, short: DecodeError) -> Re
                 return Err(short);
             }
             let flags = if sys.class == class::RECVMMSG { call.args[3] } else { call.args[2] };
-            Effect::Receive { files, cloexec: flags & MSG_CMSG_CLOEXEC != 0 }
+            let cloexec = flags & MSG_CMSG_CLOEXEC != 0;
+            Effect::Receive { files, cloexec, looked: looked(pos, &call) }
         }
         kind::CALL_EPOLL_CTL => {
             let (record, _) = wire::read::<wire::CallEpollCtl>(bytes).ok_or(short)?;
@@ -246,9 +247,15 @@ fn call(pos: u64, kind: u16, bytes: &[u8], arch: Arch, short: DecodeError) -> Re
     Ok(Some(event(pos, &call.header, enter(call.enter_time, call.enter_pos), what)))
 }
 
-fn install(fd: i32, file: FileInfo, source: Source, path: Option<Path>) -> Install {
+fn install(fd: i32, file: FileInfo, source: Source, path: Option<Path>, looked: u64) -> Install {
     let cloexec = file.slot_flags & u32::from(flag::CLOEXEC) != 0;
-    Install { fd, file, cloexec, source, path }
+    Install { fd, file, cloexec, source, path, looked }
+}
+
+/// When the kernel side looked at the slots of a record that it made before it had a place in the ring.
+fn looked(pos: u64, call: &wire::Call) -> u64 {
+    // Old recordings do not tell.
+    if call.after == 0 { pos } else { call.after }
 }
 
 /// The effect of a call whose record carries no file.
@@ -291,16 +298,17 @@ fn plain(sys: &Syscall, call: &wire::Call) -> Effect {
 
 /// The effect of a call that returned a descriptor.
 #[expect(clippy::cast_possible_truncation, reason = "the kernel takes these arguments as 32-bit numbers")]
-fn with_file(sys: &Syscall, call: &wire::Call, number: i32, file: FileInfo, path: Option<Path>) -> Effect {
+fn with_file(sys: &Syscall, call: &wire::Call, number: i32, file: FileInfo, path: Option<Path>, looked: u64) -> Effect {
     let [a0, a1, a2, ..] = call.args;
-    let new = |source| Effect::Install(install(number, file, source, path));
+    let new = |source| Effect::Install(install(number, file, source, path, looked));
     match sys.class {
         class::DUP2 => {
             if fd(a0) == fd(a1) {
                 // dup2(x, x) is a no-op; dup3 refuses.
                 return Effect::None;
             }
-            Effect::Replace { install: install(number, file, Source::Duplicated(fd(a0)), None), before: call.before }
+            let install = install(number, file, Source::Duplicated(fd(a0)), None, looked);
+            Effect::Replace { install, before: call.before }
         }
         class::FCNTL => match a1 as u32 {
             F_DUPFD | F_DUPFD_CLOEXEC => new(Source::Duplicated(fd(a0))),

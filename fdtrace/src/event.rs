@@ -229,6 +229,8 @@ pub struct Install {
     pub cloexec: bool,
     pub source: Source,
     pub path: Option<Path>,
+    /// What calls that returned before this ring position did to the slot is in `file`.
+    pub looked: u64,
 }
 
 /// Where an occupant comes from.
@@ -260,6 +262,8 @@ pub enum Effect {
     Receive {
         files: Vec<(i32, u64)>,
         cloexec: bool,
+        /// As [`Install::looked`].
+        looked: u64,
     },
     /// `dup2`: the slot's old occupant goes and the new one comes in one step. `before`: who was there when the call
     /// began (0: nobody).

@@ -32,8 +32,13 @@
 //! `p`'s exit: a thread that opened a number which nobody has been told yet, and a removal of that very number by a
 //! thread that cannot know it except as stale. The description it saw identifies that case: rule 2 then takes it.
 //!
+//! *What a call saw in its slot.* A record is made room for first and the slot is looked at then, so of two looks at a
+//! slot the one with the higher position is the later one, and the last look shows what the slot holds for good. Some
+//! records are put together before they have a place; they say from when their look is ([`Slot::install_seen`]), and one
+//! that others overtook does not speak for the slot.
+//!
 //! A `struct file`'s address proves a difference, never an identity: the kernel hands the same address out again within
-//! microseconds.
+//! microseconds. Which slots share a description is settled in [`crate::model`].
 
 use std::{collections::VecDeque, rc::Rc};
 
@@ -211,9 +216,21 @@ impl<P> Slot<P> {
         self.past.iter()
     }
 
+    pub fn past_mut(&mut self) -> impl Iterator<Item = &mut Life<P>> {
+        self.past.iter_mut()
+    }
+
     /// All lives, oldest first.
     pub fn lives(&self) -> impl DoubleEndedIterator<Item = &Life<P>> {
         self.past.iter().chain(&self.live)
+    }
+
+    /// The number of the life that a call began.
+    pub fn begun(&self, installed: &Installed) -> u32 {
+        match (installed, &self.live) {
+            (Installed::Explained, Some(live)) => live.number,
+            _ => self.numbered,
+        }
     }
 
     pub fn life(&self, number: u32) -> Option<&Life<P>> {
@@ -225,12 +242,30 @@ impl<P> Slot<P> {
         self.live.is_none() && self.past.is_empty() && self.early.is_empty()
     }
 
-    /// A call made this the occupant. `data` is given the occupant that a look at the table had found already.
+    /// A call made this the occupant, and saw `file` in the slot when it returned.
     pub fn install(&mut self, at: Interval, file: u64, data: impl FnOnce(Option<P>) -> P) -> Installed {
+        self.install_seen(at, at.exit.pos, file, data)
+    }
+
+    /// The same, if the slot was looked at a little before the call returned: what other calls that returned before the
+    /// position `looked` did is in `file`. `data` is given the occupant that a look at the table had found already.
+    pub fn install_seen(
+        &mut self,
+        at: Interval,
+        looked: u64,
+        file: u64,
+        data: impl FnOnce(Option<P>) -> P,
+    ) -> Installed {
+        // Whoever returned in between saw the slot later than this call did.
+        let outdated = self.touched > looked;
         self.touched = at.exit.pos + 1;
         let early = self.early.iter().position(|early| at.began_before(early.end.by.at.exit.pos));
         // An early removal explains this life only if the slot does not still show it.
-        if let (Some(early), true) = (early, file == 0 || self.live.as_ref().is_some_and(|live| live.file == file)) {
+        let is_gone = match &self.live {
+            Some(live) => file == 0 || live.file == file || outdated,
+            None => file == 0,
+        };
+        if let (Some(early), true) = (early, is_gone) {
             let early = self.early.remove(early);
             let file = if early.before == 0 { file } else { early.before };
             let life = self.new_life(at, file, false, data(None));
@@ -248,6 +283,14 @@ impl<P> Slot<P> {
                 let data = data(Some(old));
                 self.live = Some(Life { number, file, born: at, observed: false, state: State::Live, ambiguous, data });
                 Installed::Explained
+            }
+            Some(live) if outdated && !live.observed && live.file != file => {
+                // Rule 1, the other way round: it had been removed before the occupant came.
+                let before = live.born.exit;
+                self.live = Some(live);
+                let life = self.new_life(at, file, false, data(None));
+                self.bury(life, State::Implied { before });
+                Installed::BornDead
             }
             Some(gone) => {
                 // Rule 1. A removal that was too early for another life may be the one.
@@ -310,6 +353,8 @@ impl<P> Slot<P> {
                     self.live = Some(live);
                     return Removed::Early;
                 }
+                // What it saw at its start is not the one that it is said to have removed.
+                end.ambiguous |= before != 0 && live.file != 0 && before != live.file;
                 let number = live.number;
                 self.bury(live, State::Ended(end));
                 Removed::Live(number)

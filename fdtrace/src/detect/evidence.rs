@@ -82,7 +82,7 @@ pub fn birth(world: &World, slot: SlotId, life: &Life<Generation>) -> Act {
     };
     act.generation = Some(life.number);
     act.object = object(&life.data.description);
-    act.ambiguous = life.ambiguous;
+    act.ambiguous = is_ambiguous(life);
     act.who.owner = act.who.owner.or_else(|| life.data.owner.get().map(|known| owner(known)));
     if let Origin::Duplicated { from } = life.data.origin {
         act.remark = Some(format!("from fd {from}"));
@@ -99,8 +99,13 @@ pub fn end(world: &World, slot: SlotId, life: &Life<Generation>) -> Option<Act> 
     };
     act.generation = Some(life.number);
     act.object = object(&life.data.description);
-    act.ambiguous = life.ambiguous;
+    act.ambiguous = is_ambiguous(life);
     Some(act)
+}
+
+/// Other orders of the calls fit, or other slots' holding the same description.
+fn is_ambiguous(life: &Life<Generation>) -> bool {
+    life.ambiguous || life.data.description.is_doubted()
 }
 
 fn ended(end: &End) -> Verb {

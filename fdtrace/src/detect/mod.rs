@@ -27,7 +27,7 @@ use crate::model::{
     table::{SlotId, TableId},
 };
 
-use finding::Finding;
+use finding::{Confidence, Finding};
 
 /// What findings with one root cause have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,6 +109,7 @@ impl Detector {
 
     /// Looks at one change; the world is as it is after the event that caused it.
     pub fn on(&mut self, change: &Change, world: &World, findings: &mut Vec<Finding>) {
+        let known = findings.len();
         self.owner.on(change, world, &mut self.incidents, findings);
         self.close.on(change, world, &mut self.incidents, findings);
         self.epoll.on(change, world, &mut self.incidents, findings);
@@ -122,6 +123,7 @@ impl Detector {
         self.inherit.on(change, world, &mut out);
         self.share.on(change, world, &mut out);
         self.lock.on(change, world, &mut out);
+        humble(&mut findings[known..]);
     }
 
     /// What has to be watched from now on. To be asked for after events were taken in.
@@ -131,20 +133,33 @@ impl Detector {
 
     /// Time has passed: what waited for it is decided.
     pub fn tick(&mut self, world: &World, findings: &mut Vec<Finding>) {
+        let known = findings.len();
         self.close.tick(world, findings);
         let mut out = Out { incidents: &mut self.incidents, findings, wants: &mut self.wants };
         self.interest.tick(world, &mut out);
         self.overwrite.tick(world, &mut out);
         self.inherit.tick(world, &mut out);
+        humble(&mut findings[known..]);
     }
 
     /// Nothing more will come.
     pub fn finish(&mut self, world: &World, findings: &mut Vec<Finding>) {
+        let known = findings.len();
         self.close.finish(findings);
         self.epoll.finish(world, &mut self.incidents, findings);
         let mut out = Out { incidents: &mut self.incidents, findings, wants: &mut self.wants };
         self.interest.finish(world, &mut out);
         self.leak.finish(world, &mut out);
+        humble(&mut findings[known..]);
+    }
+}
+
+/// What rests on an order or an identity that the events leave open is not proven, whatever the rule says.
+fn humble(findings: &mut [Finding]) {
+    for finding in findings.iter_mut().filter(|finding| finding.confidence == Confidence::Proven) {
+        if finding.acts().any(|act| act.ambiguous) {
+            finding.confidence = Confidence::Likely;
+        }
     }
 }
 

@@ -1,19 +1,18 @@
 //! What system calls do to tables.
 
-use std::{cell::OnceCell, rc::Rc};
+use std::rc::Rc;
 
 use fdtrace_common::{class, wire::FileInfo};
 
 use crate::{
-    event::{Call, Effect, EpollCtl, EpollListed, EpollOp, Event, Install, Source},
-    order::{How, Removed, Stamp},
+    event::{Call, Effect, Event, Install, Source},
+    order::{How, Installed, Life, Removed, Stamp},
     who::{owner::Part, sighting::Sighting},
 };
 
 use super::{
     Change, Met, World,
-    description::{Description, Details, Kind},
-    epoll::{Entry, Epoll, Use},
+    description::{Description, Details},
     table::{Generation, Origin, SlotId, TableId},
 };
 
@@ -56,10 +55,11 @@ impl World {
                     self.install(table, install, &by, changes);
                 }
             }
-            Effect::Receive { files, cloexec } => {
+            Effect::Receive { files, cloexec, looked } => {
                 for (fd, file) in files {
                     let file = FileInfo { file: *file, ..FileInfo::default() };
-                    let install = Install { fd: *fd, file, cloexec: *cloexec, source: Source::Received, path: None };
+                    let (fd, cloexec, looked) = (*fd, *cloexec, *looked);
+                    let install = Install { fd, file, cloexec, source: Source::Received, path: None, looked };
                     self.install(table, &install, &by, changes);
                 }
             }
@@ -131,16 +131,8 @@ impl World {
         self.slot(slot)?.live().map(|live| live.number)
     }
 
-    /// An instance's entries, read from `/proc`. What the events know of an entry is better, and is kept.
-    pub(super) fn epoll_listed(&mut self, event: &Event, fd: i32, rows: &[EpollListed], changes: &mut Vec<Change>) {
-        let Some(table) = self.table_of_process(event.tgid).map(|table| table.id) else { return };
-        let slot = SlotId { table, fd };
-        let Some(epoll) = self.epoll_behind(slot, 0) else { return };
-        changes.push(Change::EpollListed { epoll, slot, rows: rows.to_vec() });
-    }
-
     /// The occupant of the slot at the start of the call is the one that it was about.
-    fn used(&mut self, slot: SlotId, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
+    pub(super) fn used(&mut self, slot: SlotId, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
         let Some(state) = self.slot(slot) else { return };
         let start = by.at.start();
         let met = state.lives().rev().find(|life| life.born.exit.pos < start);
@@ -176,20 +168,17 @@ impl World {
                 }
                 None => Rc::clone(&description),
             };
-            Generation {
-                description,
-                cloexec: install.cloexec,
-                origin,
-                by: Some(Rc::clone(by)),
-                owner: OnceCell::new(),
-            }
+            Generation::new(description, install.cloexec, origin, Some(Rc::clone(by)))
         };
         let number = self.edit(slot, |slot| {
-            slot.install(by.at, install.file.file, generation);
-            slot.lives().next_back().map(|life| life.number)
+            let installed = slot.install_seen(by.at, install.looked, install.file.file, generation);
+            (slot.begun(&installed), installed != Installed::BornDead)
         });
         self.born(table, slot);
-        if let Some(Some(number)) = number {
+        if let Some((number, lives)) = number {
+            if lives && install.source == Source::New {
+                self.newborn(slot, by.at);
+            }
             changes.push(Change::Installed { slot, number, by: Rc::clone(by) });
         }
     }
@@ -198,25 +187,18 @@ impl World {
         let slot = SlotId { table, fd: install.fd };
         let (description, origin) = self.occupant(table, install, by);
         let outcome = self.edit(slot, |slot| {
-            let (ended, _) = slot.replace(by, before, install.file.file, |_| Generation {
-                description,
-                cloexec: install.cloexec,
-                origin,
-                by: Some(Rc::clone(by)),
-                owner: OnceCell::new(),
-            });
-            (ended, slot.lives().next_back().map(|life| life.number))
+            let generation = Generation::new(description, install.cloexec, origin, Some(Rc::clone(by)));
+            let (ended, installed) = slot.replace(by, before, install.file.file, |_| generation);
+            (ended, slot.begun(&installed))
         });
         let Some((ended, begun)) = outcome else { return };
-        if let (Some(ended), Some(begun)) = (ended, begun) {
+        if let Some(ended) = ended {
             self.owners.replaced(by.tgid, slot, ended, begun);
         }
         if let Some(number) = ended {
             changes.push(Change::Removed { slot, number, how: How::Replaced, by: Rc::clone(by), late: false });
         }
-        if let Some(number) = begun {
-            changes.push(Change::Installed { slot, number, by: Rc::clone(by) });
-        }
+        changes.push(Change::Installed { slot, number: begun, by: Rc::clone(by) });
     }
 
     /// The description that a call put into a slot, and how it came there.
@@ -226,7 +208,7 @@ impl World {
         let details = |opened| Details { info: install.file, kind, path: install.path.clone(), opened };
         let from = match install.source {
             Source::New => {
-                return (self.descriptions.create(file, Some(details(Some(Rc::clone(by))))), Origin::Opened);
+                return (self.identities.create(file, Some(details(Some(Rc::clone(by))))), Origin::Opened);
             }
             Source::Received => {
                 // Of what came with a message only the address is known.
@@ -241,23 +223,19 @@ impl World {
         };
         // The number that was duplicated may have been closed, or replaced, by another thread since.
         let source = self.tables.get(&table).and_then(|table| table.slots.get(&from)).and_then(|slot| {
-            let mut lives = slot.lives().rev();
-            lives.find(|life| file == 0 || life.file == file || life.file == 0).map(|life| &life.data.description)
+            let fits = |life: &&Life<Generation>| {
+                let details = life.data.description.details();
+                file == 0
+                    || life.file == 0
+                    || life.file == file && details.is_none_or(|known| known.is_of(&install.file))
+            };
+            slot.lives().rev().find(fits).map(|life| &life.data.description)
         });
         let description = match source {
             Some(source) => Rc::clone(source),
             None => self.description_at(file, Some(details(None))),
         };
         (description, Origin::Duplicated { from })
-    }
-
-    /// An epoll instance begins with its description.
-    fn born(&mut self, table: TableId, slot: SlotId) {
-        let Some(live) = self.slot(slot).and_then(|slot| slot.live()) else { return };
-        if live.data.description.kind() == Kind::Eventpoll && live.data.origin == Origin::Opened {
-            let description = Rc::clone(&live.data.description);
-            self.epolls.entry(description.serial).or_insert_with(|| Epoll::new(description, Some(table)));
-        }
     }
 
     fn remove_range(&mut self, table: TableId, first: u32, last: u32, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
@@ -269,7 +247,7 @@ impl World {
         for fd in open {
             let slot = SlotId { table, fd };
             // Installed while the range was being closed: which came first is told by the kernel's table only.
-            let raced = |live: &crate::order::Life<Generation>| live.born.exit.pos >= by.at.start();
+            let raced = |live: &Life<Generation>| live.born.exit.pos >= by.at.start();
             if self.slot(slot).and_then(|slot| slot.live()).is_some_and(raced) {
                 self.unseen.insert(by.tgid);
             }
@@ -297,66 +275,5 @@ impl World {
             }
         }
         changes.push(Change::BadFd { table, by, met });
-    }
-
-    fn epoll_ctl(&mut self, table: TableId, ctl: &EpollCtl, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
-        let slot = SlotId { table, fd: ctl.epoll };
-        let Some(instance) = self.epoll_behind(slot, ctl.epoll_file.file) else { return };
-        let target = self.slot(SlotId { table, fd: ctl.fd }).and_then(|slot| slot.live());
-        let target = target.map(|live| Rc::clone(&live.data.description));
-        let Some(epoll) = self.epolls.get_mut(&instance) else { return };
-        let mut entry = None;
-        if let (Some(target), true) = (target, by.ret == 0) {
-            let key = (target.serial, ctl.fd);
-            entry = match ctl.op {
-                EpollOp::Add => {
-                    let added = Some(Rc::clone(by));
-                    let (fd, events, data) = (ctl.fd, ctl.events, ctl.data);
-                    target.watched.set(target.watched.get() + 1);
-                    let new = Entry { target, fd, events, data, table: Some(table), added };
-                    epoll.entries.insert(key, new.clone());
-                    Some(new)
-                }
-                EpollOp::Mod => epoll.entries.get_mut(&key).map(|entry| {
-                    (entry.events, entry.data) = (ctl.events, ctl.data);
-                    entry.clone()
-                }),
-                EpollOp::Del => epoll.entries.remove(&key),
-                EpollOp::Unknown(_) => None,
-            };
-            epoll.users.entry(table).or_insert_with(Use::default).edited = Some(Rc::clone(by));
-        }
-        let by = Rc::clone(by);
-        changes.push(Change::EpollCtl { epoll: instance, slot, op: ctl.op, fd: ctl.fd, entry, by });
-    }
-
-    fn epoll_wait(
-        &mut self,
-        table: TableId,
-        fd: i32,
-        file: u64,
-        ready: &[(u32, u64)],
-        by: &Rc<Stamp>,
-        changes: &mut Vec<Change>,
-    ) {
-        self.used(SlotId { table, fd }, by, changes);
-        let slot = SlotId { table, fd };
-        let Some(epoll) = self.epoll_behind(slot, file) else { return };
-        if let Some(state) = self.epolls.get_mut(&epoll) {
-            state.users.entry(table).or_insert_with(Use::default).waited = Some(Rc::clone(by));
-        }
-        changes.push(Change::EpollWait { epoll, slot, ready: ready.to_vec(), by: Rc::clone(by) });
-    }
-
-    /// The epoll instance in a slot.
-    fn epoll_behind(&mut self, slot: SlotId, file: u64) -> Option<super::Serial> {
-        let live = self.slot(slot)?.live()?;
-        if file != 0 && live.file != 0 && live.file != file {
-            return None;
-        }
-        let description = Rc::clone(&live.data.description);
-        let serial = description.serial;
-        self.epolls.entry(serial).or_insert_with(|| Epoll::new(description, None));
-        Some(serial)
     }
 }

@@ -19,11 +19,13 @@ pub struct Description {
     pub serial: Serial,
     pub file: u64,
     /// Set once it is known: a listing at fork gives the address only, and the call that made it may return later.
-    details: OnceCell<Details>,
+    pub(super) details: OnceCell<Details>,
     /// Live slots, in all tables that we see, that refer to it.
     pub holders: Cell<u32>,
     /// Epoll entries that watch it.
     pub watched: Cell<u32>,
+    /// Another one is held at the same address, as far as the events tell: see [`super::identity`].
+    pub(super) doubted: Cell<bool>,
 }
 
 #[derive(Clone, Debug)]
@@ -159,6 +161,23 @@ impl Description {
         let _ = self.details.set(details);
     }
 
+    /// Which slots hold it is not settled.
+    pub fn is_doubted(&self) -> bool {
+        self.doubted.get()
+    }
+
+    /// Another live slot has it.
+    pub(super) fn hold(&self) {
+        self.holders.set(self.holders.get() + 1);
+    }
+
+    /// A slot lets go. `true`: nobody that we see refers to it any more.
+    pub(super) fn release(&self) -> bool {
+        let left = self.holders.get().saturating_sub(1);
+        self.holders.set(left);
+        left == 0
+    }
+
     /// What to call it: its path, or its kind and inode as `/proc/PID/fd` shows them.
     pub fn object(&self) -> Rc<[u8]> {
         let Some(details) = self.details() else { return b"unknown file"[..].into() };
@@ -175,48 +194,5 @@ impl Description {
             kind => kind.name().to_owned(),
         };
         text.as_bytes().into()
-    }
-}
-
-/// The descriptions that some live slot refers to, by address.
-#[derive(Debug, Default)]
-pub struct Descriptions {
-    live: HashMap<u64, Rc<Description>>,
-    next: u64,
-}
-
-impl Descriptions {
-    /// A new description. Whatever was known under this address is gone: the kernel reuses it.
-    pub fn create(&mut self, file: u64, details: Option<Details>) -> Rc<Description> {
-        let serial = Serial(self.next);
-        self.next += 1;
-        let details = details.map_or_else(OnceCell::new, OnceCell::from);
-        let description = Rc::new(Description { serial, file, details, holders: Cell::new(0), watched: Cell::new(0) });
-        if file != 0 {
-            self.live.insert(file, Rc::clone(&description));
-        }
-        description
-    }
-
-    /// The description that a live slot somewhere refers to under this address.
-    pub fn at(&self, file: u64) -> Option<&Rc<Description>> {
-        self.live.get(&file).filter(|description| description.holders.get() > 0)
-    }
-
-    pub fn hold(description: &Description) {
-        description.holders.set(description.holders.get() + 1);
-    }
-
-    /// A slot lets go. `true`: nobody that we see refers to it any more.
-    pub fn release(&mut self, description: &Rc<Description>) -> bool {
-        let left = description.holders.get().saturating_sub(1);
-        description.holders.set(left);
-        if left == 0
-            && let Some(current) = self.live.get(&description.file)
-            && current.serial == description.serial
-        {
-            self.live.remove(&description.file);
-        }
-        left == 0
     }
 }

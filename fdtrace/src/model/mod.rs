@@ -6,6 +6,8 @@
 mod calls;
 pub mod description;
 pub mod epoll;
+mod identity;
+mod interest;
 pub mod owner;
 pub mod process;
 mod processes;
@@ -13,7 +15,6 @@ mod snapshot;
 pub mod table;
 
 use std::{
-    cell::OnceCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
 };
@@ -27,8 +28,10 @@ use crate::{
     },
 };
 
-use description::{Description, Descriptions, Details, Kinds, Serial};
+use description::{Description, Kinds, Serial};
 use epoll::{Entry, Epoll};
+use identity::Identities;
+use interest::Graves;
 use owner::Owners;
 use process::Process;
 use snapshot::Snapshot;
@@ -166,7 +169,8 @@ pub struct World {
     pub processes: HashMap<u32, Process>,
     pub tables: BTreeMap<TableId, Table>,
     pub epolls: BTreeMap<Serial, Epoll>,
-    descriptions: Descriptions,
+    identities: Identities,
+    graves: Graves,
     kinds: Kinds,
     by_addr: HashMap<TableAddr, TableId>,
     /// Tables whose listing is on its way, by address.
@@ -201,9 +205,11 @@ impl World {
         self.now
     }
 
-    /// Processes whose tables should be read, because something was done to them that is not seen. Asked once.
+    /// Processes whose tables should be read: something was done to them that is not seen, or their slots are in doubt.
     pub fn take_unseen(&mut self) -> BTreeSet<u32> {
-        std::mem::take(&mut self.unseen)
+        let mut unseen = std::mem::take(&mut self.unseen);
+        unseen.append(&mut self.doubted_processes());
+        unseen
     }
 
     /// Every table is as the kernel has it, as far as can be known.
@@ -344,54 +350,40 @@ impl World {
 
     /// Works on a slot and keeps count of who holds its descriptions.
     fn edit<R>(&mut self, slot: SlotId, work: impl FnOnce(&mut Slot<Generation>) -> R) -> Option<R> {
-        let lives = |slot: &Slot<Generation>| slot.live().map(|life| (life.number, Rc::clone(&life.data.description)));
+        let occupant = |slot: &Slot<Generation>| {
+            slot.live().map(|life| (life.number, life.file, Rc::clone(&life.data.description)))
+        };
         let state = self.tables.get_mut(&slot.table)?.slot_mut(slot.fd);
-        let before = lives(state);
+        let before = occupant(state);
         let result = work(state);
-        let after = lives(state);
+        identity::settle(state);
+        let after = occupant(state);
         let waits = state.waits();
-        if before.as_ref().map(|(number, _)| number) != after.as_ref().map(|(number, _)| number) {
-            if let Some((_, description)) = &after {
-                Descriptions::hold(description);
+        let addresses = [&before, &after].map(|life| life.as_ref().map_or(0, |(_, file, _)| *file));
+        if addresses[0] != addresses[1] {
+            self.identities.moved(slot, addresses[0], addresses[1]);
+        }
+        let of_life = |life: &Option<(u32, u64, Rc<Description>)>| {
+            life.as_ref().map(|(number, _, description)| (*number, description.serial))
+        };
+        if of_life(&before) != of_life(&after) {
+            if let Some((_, _, description)) = &after {
+                if description.holders.get() == 0 {
+                    self.description_revived(description);
+                }
+                description.hold();
             }
-            if let Some((_, description)) = &before
-                && self.descriptions.release(description)
-            {
-                self.description_died(description);
+            if let Some((_, file, description)) = &before {
+                if description.release() {
+                    self.description_died(description);
+                }
+                self.doubt_again(*file);
             }
         }
         if waits && !self.waiting.contains(&slot) {
             self.waiting.push(slot);
         }
         Some(result)
-    }
-
-    /// The last reference that we see is gone: the kernel drops what it knew in epoll instances.
-    fn description_died(&mut self, description: &Rc<Description>) {
-        self.epolls.remove(&description.serial);
-        if description.watched.replace(0) > 0 {
-            for epoll in self.epolls.values_mut() {
-                epoll.entries.retain(|(serial, _), _| *serial != description.serial);
-            }
-        }
-    }
-
-    /// A description known by what the kernel's table shows; shared if a live slot refers to the same file.
-    fn description_at(&mut self, file: u64, details: Option<Details>) -> Rc<Description> {
-        if let Some(known) = self.descriptions.at(file) {
-            let same = match (&details, known.details()) {
-                (Some(new), Some(old)) => old.is_of(&new.info),
-                _ => true,
-            };
-            if same {
-                let known = Rc::clone(known);
-                if let Some(details) = details {
-                    known.explain(details);
-                }
-                return known;
-            }
-        }
-        self.descriptions.create(file, details)
     }
 
     fn stamp(&self, event: &Event) -> Stamp {
@@ -415,17 +407,12 @@ impl World {
         }
         let limit = self.now.time.saturating_sub(EARLY_PATIENCE);
         for slot in std::mem::take(&mut self.waiting) {
-            let unseen = self.descriptions.create(0, None);
+            let unseen = self.identities.create(0, None);
             let Some(state) = self.tables.get_mut(&slot.table).and_then(|table| table.slots.get_mut(&slot.fd)) else {
                 continue;
             };
-            let given_up = state.expire(limit, || Generation {
-                description: Rc::clone(&unseen),
-                cloexec: false,
-                origin: table::Origin::Unseen,
-                by: None,
-                owner: OnceCell::new(),
-            });
+            let given_up =
+                state.expire(limit, || Generation::new(Rc::clone(&unseen), false, table::Origin::Unseen, None));
             if given_up > 0
                 && let Some(life) = state.past().next_back()
                 && let Some(end) = life.end()

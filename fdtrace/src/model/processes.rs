@@ -1,6 +1,6 @@
 //! Processes come, change their program and go, and tables with them.
 
-use std::{cell::OnceCell, collections::BTreeSet, rc::Rc};
+use std::{collections::BTreeSet, rc::Rc};
 
 use fdtrace_common::wire::TABLE_WALK_MAX;
 
@@ -214,6 +214,8 @@ impl World {
     fn inherit(&mut self, listing: &Listing, from: TableId, row: &TableRow, changes: &mut Vec<Change>) {
         let at = listing.by.at.exit;
         let seen = Interval { enter: Some(at), exit: at };
+        // The copy was made at some moment of the call; the original may have changed since.
+        let copied = Interval { enter: listing.by.at.enter.or(Some(at)), exit: at };
         let source = SlotId { table: from, fd: row.fd };
         let cloexec = row.cloexec;
         let known = self.slot(source).and_then(|slot| {
@@ -227,26 +229,15 @@ impl World {
                 let description = self.description_at(row.file, None);
                 let data = Rc::clone(&description);
                 let number = self.edit(source, |slot| {
-                    slot.observe(seen, row.file, || Generation {
-                        description: data,
-                        cloexec,
-                        origin: Origin::Unseen,
-                        by: None,
-                        owner: OnceCell::new(),
-                    });
+                    slot.observe(copied, row.file, || Generation::new(data, cloexec, Origin::Unseen, None));
                     slot.lives().next_back().map_or(0, |life| life.number)
                 });
                 (number.unwrap_or(0), description)
             }
         };
         let origin = Origin::Inherited { from, generation };
-        self.appear(
-            listing,
-            row,
-            seen,
-            Generation { description, cloexec, origin, by: Some(Rc::clone(&listing.by)), owner: OnceCell::new() },
-            changes,
-        );
+        let generation = Generation::new(description, cloexec, origin, Some(Rc::clone(&listing.by)));
+        self.appear(listing, row, seen, generation, changes);
     }
 
     fn appear(
@@ -300,8 +291,7 @@ impl World {
         }
         let description = self.description_at(row.file, None);
         let seen = Interval { enter: Some(at), exit: at };
-        let generation =
-            Generation { description, cloexec: false, origin: Origin::Unseen, by: None, owner: OnceCell::new() };
+        let generation = Generation::new(description, false, Origin::Unseen, None);
         self.appear(listing, row, seen, generation, changes);
     }
 

@@ -1,7 +1,6 @@
 //! The kernel's own tables, read by the iterator: what was open before the trace, and the truth after a loss.
 
 use std::{
-    cell::OnceCell,
     collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
 };
@@ -81,13 +80,13 @@ impl World {
                     slot.missing(seen);
                 }
             }
-            let observed = slot.observe(seen, file.file, || Generation {
-                description: data,
-                cloexec,
-                origin,
-                by: None,
-                owner: OnceCell::new(),
-            });
+            // Nobody had looked at what was installed here.
+            if let (false, Some(live)) = (slot.touched_since(since), slot.live_mut())
+                && live.file == 0
+            {
+                (live.file, live.data.description) = (file.file, Rc::clone(&data));
+            }
+            let observed = slot.observe(seen, file.file, || Generation::new(data, cloexec, origin, None));
             (observed, slot.live().map_or(0, |live| live.number))
         });
         if let Some((Observed::New | Observed::Replaced, number)) = observed {
@@ -160,7 +159,7 @@ impl World {
         // The number may be closed or mean another file by now: the entry is about a file that we cannot see.
         let target = current.unwrap_or_else(|| {
             let info = FileInfo { inode, dev, ..FileInfo::default() };
-            self.descriptions.create(0, Some(Details { info, kind: Kind::Unknown, path: None, opened: None }))
+            self.identities.create(0, Some(Details { info, kind: Kind::Unknown, path: None, opened: None }))
         });
         let Some(state) = self.epolls.get_mut(&instance.serial) else { return };
         target.watched.set(target.watched.get() + 1);
@@ -186,7 +185,8 @@ impl World {
             .filter(|table| table.alive() && (snapshot.tgid == 0 || table.is_used_by(snapshot.tgid)))
             .map(|table| table.id)
             .collect();
-        for id in tables {
+        for id in &tables {
+            let id = *id;
             let rows = snapshot.rows.get(&id).unwrap_or(&nobody);
             let Some(table) = self.tables.get(&id) else { continue };
             let gone: Vec<i32> = table.open().map(|(fd, _)| fd).filter(|fd| !rows.contains(fd)).collect();
@@ -201,5 +201,6 @@ impl World {
                 changes.push(Change::Healed { table: id, since });
             }
         }
+        self.agree(&tables, snapshot.begin.pos);
     }
 }

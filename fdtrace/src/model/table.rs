@@ -30,8 +30,17 @@ pub struct Generation {
     pub cloexec: bool,
     pub origin: Origin,
     pub by: Option<Rc<Stamp>>,
+    /// The description that it was seen with before another one turned out to fit, and the ring position until which the
+    /// first one was possible: see [`super::identity`].
+    pub first: Option<(Rc<Description>, u64)>,
     /// The first object that was seen to own it.
     pub owner: OnceCell<Rc<Owner>>,
+}
+
+impl Generation {
+    pub fn new(description: Rc<Description>, cloexec: bool, origin: Origin, by: Option<Rc<Stamp>>) -> Self {
+        Self { description, cloexec, origin, by, first: None, owner: OnceCell::new() }
+    }
 }
 
 /// How a generation came to be.

@@ -1,1 +1,269 @@
+//! Which slots share a description, when calls return in another order than they took effect.
 
+use fdtrace_common::wire::FileInfo;
+
+use super::*;
+use crate::{
+    event::{Call, Effect, Install, Source, TableRow},
+    syscalls::{self, Arch},
+};
+
+const TABLE: TableAddr = 0x1000;
+const COPY: TableAddr = 0x2000;
+
+fn moment(pos: u64) -> Moment {
+    Moment { time: pos, pos }
+}
+
+fn at(enter: u64, exit: u64) -> Interval {
+    Interval { enter: Some(moment(enter)), exit: moment(exit) }
+}
+
+/// A file at an address; what it is, is told by the last digit of the address.
+fn file(address: u64) -> FileInfo {
+    FileInfo { file: address, inode: 7 + address % 16, mode: 0o100_644, ..FileInfo::default() }
+}
+
+struct Bench {
+    world: World,
+    changes: Vec<Change>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { world: World::new(), changes: Vec::new() }
+    }
+
+    fn event(&mut self, at: Interval, table: TableAddr, what: What) {
+        // The thread is told by when it began: one thread makes one call at a time.
+        let tid = 100 + at.start() as u32;
+        self.world.apply(&Event { at, tgid: 1, tid, table, what }, &mut self.changes);
+    }
+
+    fn call(&mut self, name: &str, at: Interval, ret: i64, effect: Effect) {
+        let calls = (0..512).filter_map(|nr| syscalls::lookup(Arch::X86_64, nr));
+        let sys = calls.into_iter().find(|call| call.name == name).expect("a call");
+        self.event(at, TABLE, What::Call(Call { sys, args: [0; 6], ret, enter_table: Some(TABLE), effect }));
+    }
+
+    fn install(&mut self, name: &str, at: Interval, fd: i32, address: u64, source: Source) {
+        let (file, looked) = (file(address), at.exit.pos);
+        let install = Install { fd, file, cloexec: false, source, path: None, looked };
+        self.call(name, at, i64::from(fd), Effect::Install(install));
+    }
+
+    fn open(&mut self, at: Interval, fd: i32, address: u64) {
+        self.install("openat", at, fd, address, Source::New);
+    }
+
+    fn dup(&mut self, at: Interval, from: i32, fd: i32, address: u64) {
+        self.install("dup", at, fd, address, Source::Duplicated(from));
+    }
+
+    fn close(&mut self, at: Interval, fd: i32, before: u64, after: u64) {
+        self.call("close", at, 0, Effect::Remove { fd, before, after });
+    }
+
+    /// A reading of the tables that finds these.
+    fn read(&mut self, from: u64, rows: &[(i32, u64)]) {
+        let once = |pos| Interval { enter: None, exit: moment(pos) };
+        self.world
+            .apply(&Event { at: once(from), tgid: 0, tid: 0, table: 0, what: What::SnapshotBegin }, &mut self.changes);
+        let mut pos = from;
+        for (fd, address) in rows {
+            pos += 1;
+            let what = What::Row { fd: *fd, file: file(*address), cloexec: false, since: from, path: None };
+            self.world.apply(&Event { at: once(pos), tgid: 1, tid: 1, table: TABLE, what }, &mut self.changes);
+        }
+        let what = What::SnapshotEnd;
+        self.world.apply(&Event { at: once(pos + 1), tgid: 0, tid: 0, table: 0, what }, &mut self.changes);
+    }
+
+    fn slot_in(&self, table: TableAddr, fd: i32) -> &Slot<Generation> {
+        let table = self.world.by_addr[&table];
+        self.world.slot(SlotId { table, fd }).expect("a slot")
+    }
+
+    fn live(&self, fd: i32) -> &crate::order::Life<Generation> {
+        self.slot_in(TABLE, fd).live().expect("an occupant")
+    }
+
+    fn serial(&self, fd: i32) -> Serial {
+        self.live(fd).data.description.serial
+    }
+
+    fn asks(&mut self) -> bool {
+        !self.world.take_unseen().is_empty()
+    }
+}
+
+#[test]
+fn a_dup_that_returns_before_the_open_it_copied() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    bench.close(at(3, 4), 3, 0xa0, 0);
+    // open 3: 5..9 has taken effect; the kernel gave it the old address.
+    bench.dup(at(6, 7), 3, 5, 0xa0);
+    bench.open(at(5, 9), 3, 0xa0);
+    assert_eq!(bench.serial(3), bench.serial(5));
+    assert!(bench.live(3).data.by.as_ref().is_some_and(|by| by.is("openat")));
+    assert_eq!(bench.live(3).data.description.holders.get(), 2);
+    assert!(!bench.asks(), "nothing is left open");
+    // Whoever receives it by its address alone receives this one.
+    bench.install("pidfd_getfd", at(11, 12), 8, 0xa0, Source::Received);
+    assert_eq!(bench.serial(8), bench.serial(3));
+}
+
+#[test]
+fn a_dup_that_was_closed_before_its_address_came_again() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    let first = bench.serial(3);
+    bench.dup(at(3, 8), 3, 5, 0xa0);
+    bench.close(at(4, 9), 3, 0xa0, 0);
+    // close 5: 9..20 has taken effect when this open, which began long before, is given the address.
+    bench.open(at(7, 12), 6, 0xa0);
+    assert_eq!(bench.serial(5), bench.serial(6), "as far as is known then");
+    bench.close(at(9, 20), 5, 0xa0, 0);
+    let life = bench.slot_in(TABLE, 5).past().next_back().expect("a life");
+    assert_eq!(life.data.description.serial, first, "it was the first one after all");
+    assert!(life.ambiguous);
+    assert_eq!(bench.live(6).data.description.holders.get(), 1);
+}
+
+#[test]
+fn an_address_that_comes_again_while_its_close_has_not_returned() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    // close 3: 4..9 has taken effect.
+    bench.open(at(5, 7), 4, 0xa0);
+    assert_ne!(bench.serial(3), bench.serial(4));
+    assert!(bench.live(4).data.description.is_doubted() && bench.asks(), "3 may have been put into 4 by somebody");
+    bench.close(at(4, 9), 3, 0xa0, 0);
+    assert!(!bench.live(4).data.description.is_doubted() && !bench.asks(), "3 was over");
+    assert!(!bench.live(4).ambiguous);
+}
+
+#[test]
+fn an_open_whose_number_was_taken_over_before_it_returned() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    // open 4: 5..12 made 0xb0. dup2(3, 4): 6..9 replaced that before it returned.
+    let install =
+        Install { fd: 4, file: file(0xa0), cloexec: false, source: Source::Duplicated(3), path: None, looked: 9 };
+    bench.call("dup2", at(6, 9), 4, Effect::Replace { install, before: 0 });
+    bench.open(at(5, 12), 4, 0xa0);
+    // Until then the events allow for either.
+    assert!(bench.live(4).data.description.is_doubted() && bench.asks());
+    bench.read(20, &[(3, 0xa0), (4, 0xa0)]);
+    assert_eq!(bench.serial(3), bench.serial(4));
+    assert!(bench.live(4).ambiguous && !bench.live(4).data.description.is_doubted() && !bench.asks());
+}
+
+#[test]
+fn a_reading_does_not_speak_for_what_was_touched_meanwhile() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    bench.open(at(5, 7), 4, 0xa0);
+    bench.read(4, &[(3, 0xa0), (4, 0xa0)]);
+    assert_ne!(bench.serial(3), bench.serial(4));
+    bench.close(at(4, 30), 3, 0xa0, 0);
+    assert!(!bench.asks());
+}
+
+#[test]
+fn another_file_at_the_same_address_is_no_doubt() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    let install = |info| Install { fd: 4, file: info, cloexec: false, source: Source::New, path: None, looked: 7 };
+    bench.call("openat", at(5, 7), 4, Effect::Install(install(FileInfo { inode: 99, ..file(0xa0) })));
+    assert!(!bench.asks());
+    assert_ne!(bench.serial(3), bench.serial(4));
+}
+
+#[test]
+fn a_copied_table_with_what_an_open_has_not_told_yet() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    bench.close(at(3, 4), 3, 0xa0, 0);
+    // open 3: 5..9, at the old address. Fork: 6..7.
+    let what = What::Fork { tgid: 2, tid: 2, table: COPY, start: 0, comm: [0; 16] };
+    bench.event(at(6, 7), TABLE, what);
+    let rows = vec![TableRow { fd: 3, file: 0xa0, cloexec: false }];
+    let listing = What::Table { rows, more: false, beyond_walk: false };
+    let once = Interval { enter: None, exit: moment(8) };
+    bench.world.apply(&Event { at: once, tgid: 2, tid: 2, table: COPY, what: listing }, &mut bench.changes);
+    bench.open(at(5, 9), 3, 0xa0);
+    let copy = bench.slot_in(COPY, 3).live().expect("a copy");
+    assert_eq!(copy.data.description.serial, bench.serial(3));
+}
+
+#[test]
+fn what_epoll_knows_goes_to_the_heir() {
+    let mut bench = Bench::new();
+    let mut name = [0; 24];
+    name[..9].copy_from_slice(b"eventpoll");
+    bench.event(at(0, 1), TABLE, What::FopKind { fop: 0, name });
+    bench.open(at(1, 2), 3, 0xa0);
+    bench.close(at(3, 4), 3, 0xa0, 0);
+    bench.dup(at(6, 7), 3, 5, 0xa1);
+    bench.open(at(5, 9), 3, 0xa1);
+    let serial = bench.serial(3);
+    assert_eq!(bench.serial(5), serial);
+    assert!(bench.world.epolls.contains_key(&serial));
+    assert!(bench.world.epolls.keys().all(|known| *known == serial), "no instance without a holder");
+}
+
+fn ctl(epoll: u64, fd: i32, target: [u64; 2]) -> Effect {
+    let epoll_file = FileInfo { fop: 0xe1, ..file(epoll) };
+    Effect::EpollCtl(crate::event::EpollCtl { epoll: 10, epoll_file, op: EpollOp::Add, fd, target, events: 1, data: 5 })
+}
+
+/// An epoll at 10, of its own address.
+fn with_epoll() -> (Bench, Serial) {
+    let mut bench = Bench::new();
+    let mut name = [0; 24];
+    name[..9].copy_from_slice(b"eventpoll");
+    bench.event(at(0, 1), TABLE, What::FopKind { fop: 0xe1, name });
+    let (file, source) = (FileInfo { fop: 0xe1, ..file(0xee) }, Source::New);
+    let install = Install { fd: 10, file, cloexec: false, source, path: None, looked: 2 };
+    bench.call("epoll_create1", at(1, 2), 10, Effect::Install(install));
+    let serial = bench.serial(10);
+    (bench, serial)
+}
+
+#[test]
+fn a_registration_of_what_has_not_been_returned_yet() {
+    let (mut bench, epoll) = with_epoll();
+    // open 5: 3..9 has taken effect.
+    bench.call("epoll_ctl", at(5, 6), 0, ctl(0xee, 5, [0xa0, 0xa0]));
+    bench.open(at(3, 9), 5, 0xa0);
+    let entries: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
+    assert_eq!(entries, [(bench.serial(5), 5)]);
+    bench.close(at(10, 11), 5, 0xa0, 0);
+    assert!(bench.world.epolls[&epoll].entries.is_empty());
+}
+
+#[test]
+fn a_registration_outlives_its_number_by_a_dup_that_returns_late() {
+    let (mut bench, epoll) = with_epoll();
+    bench.open(at(3, 4), 5, 0xa0);
+    bench.call("epoll_ctl", at(5, 6), 0, ctl(0xee, 5, [0xa0, 0xa0]));
+    bench.close(at(8, 9), 5, 0xa0, 0);
+    assert!(bench.world.epolls[&epoll].entries.is_empty());
+    bench.dup(at(7, 10), 5, 6, 0xa0);
+    let entries: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
+    assert_eq!(entries, [(bench.serial(6), 5)]);
+}
+
+#[test]
+fn a_target_that_changed_during_the_call_is_asked_for() {
+    let (mut bench, epoll) = with_epoll();
+    bench.open(at(3, 4), 5, 0xa0);
+    bench.close(at(6, 7), 5, 0xa0, 0);
+    bench.open(at(8, 9), 5, 0xb0);
+    assert!(!bench.asks());
+    bench.call("epoll_ctl", at(5, 12), 0, ctl(0xee, 5, [0xa0, 0xb0]));
+    assert_eq!(bench.world.epolls[&epoll].entries.len(), 1);
+    assert!(bench.asks());
+}

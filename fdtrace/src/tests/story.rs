@@ -299,6 +299,7 @@ impl Script {
                     cloexec: false,
                     source: Source::Duplicated(first as i32),
                     path: None,
+                    looked: u64::MAX,
                 })
             }
             ("dup2", None) => {
@@ -307,7 +308,8 @@ impl Script {
                 let before = slot(&self.tables, second).map_or(0, |open| open.file.file);
                 self.tables.entry(table).or_default().insert(second as i32, Open { cloexec: false, ..open });
                 let source = Source::Duplicated(first as i32);
-                let install = Install { fd: second as i32, file: open.file, cloexec: false, source, path: None };
+                let (fd, file) = (second as i32, open.file);
+                let install = Install { fd, file, cloexec: false, source, path: None, looked: u64::MAX };
                 Effect::Replace { install, before }
             }
             ("cloexec" | "nocloexec", None) => {
@@ -372,7 +374,7 @@ impl Script {
         };
         let old = self.tables.entry(table).or_default().insert(fd, Open { file, cloexec });
         assert!(old.is_none(), "fd {fd} is open already");
-        Install { fd, file, cloexec, source: Source::New, path: None }
+        Install { fd, file, cloexec, source: Source::New, path: None, looked: u64::MAX }
     }
 }
 
