@@ -68,4 +68,6 @@ pub mod witness {
     pub const BIND_EMPTY_PATH: u8 = 32;
     /// The stack when it fails with `EBADF`: implied by every other bit.
     pub const ON_FAILURE: u8 = 64;
+    /// It reads a directory into the buffer in argument 1.
+    pub const DIRECTORY: u8 = 128;
 }

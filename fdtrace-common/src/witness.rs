@@ -55,12 +55,35 @@ pub mod note {
     pub const SEARCHED: u32 = 128;
 }
 
+/// Who called the function that makes the system call: [`Stack::caller`].
+pub mod caller {
+    pub const UNKNOWN: u32 = 0;
+    /// Not the C library.
+    pub const PROGRAM: u32 = 1;
+    /// The C library itself, but for its streams: `closedir`, and calls of its own.
+    pub const LIBRARY: u32 = 2;
+    /// A stream of the C library.
+    pub const STREAM: u32 = 3;
+}
+
 /// Where a candidate was found: [`Candidate::found`].
 pub mod found {
     /// From here on the index of a word of the stack; below, of a register.
     pub const STACK: u32 = 16;
     /// The object that was last bound to the number that the call names, looked at again.
     pub const BOUND: u32 = 0xffff;
+    /// The object was bound to the number, or was there when the number was given out.
+    pub const KNOWN: u32 = 1 << 16;
+    /// The bits that tell the place.
+    pub const PLACE: u32 = 0xffff;
+}
+
+/// Classes that are the same in every process: [`Candidate::class`] of objects that have no type of their own.
+pub mod shared_class {
+    /// `FILE` of the C library.
+    pub const STREAM: u64 = 1;
+    /// `DIR`.
+    pub const DIRECTORY: u64 = 2;
 }
 
 /// What an object of an owner type owns: [`TypeDef::owns`], and the values of the map of types.
@@ -69,6 +92,9 @@ pub mod owns {
     pub const FILE: u32 = 1;
     pub const SOCKET: u32 = 2;
     pub const EPOLL: u32 = 3;
+    /// Of the C library.
+    pub const STREAM: u32 = 4;
+    pub const DIRECTORY: u32 = 5;
 }
 
 /// `_io.FileIO` keeps this bit behind its number: it closes the number.
@@ -123,7 +149,8 @@ pub struct Stack {
     /// Bytes per character of the name.
     pub task_name_width: u32,
     pub stack_len: u32,
-    pub reserved: u32,
+    /// One of [`caller`]: user space fills it in where it matters, from the copy of the stack, which nobody keeps.
+    pub caller: u32,
     pub candidate: [Candidate; CANDIDATES_MAX],
     pub task_name: [u8; TASK_NAME_MAX],
 }
@@ -191,7 +218,7 @@ crate::wire::plain! {
     CodeKey = 32,
     ClassKey = 16,
     SlotKey = 16,
-    Holder = 24,
+    Holder = 48,
     ImageKey = 16,
     PyProcess = 256,
     PyEntry = 264,
@@ -272,6 +299,19 @@ pub struct Holder {
     /// How often it was searched for.
     pub searches: u32,
     pub owns: u32,
+    /// Objects that held nothing when the number was given out, and may come to hold it; 0: none.
+    pub maybe: [u64; MAYBE_MAX],
+    /// Nonzero: the number was given out before our eyes.
+    pub begun: u32,
+    pub reserved: u32,
+}
+
+/// Objects of which one may come to hold a number.
+pub const MAYBE_MAX: usize = 2;
+
+impl Holder {
+    pub const NOBODY: Self =
+        Self { object: 0, class: 0, searches: 0, owns: 0, maybe: [0; MAYBE_MAX], begun: 0, reserved: 0 };
 }
 
 /// The interpreter of a process.

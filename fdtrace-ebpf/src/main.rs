@@ -14,6 +14,7 @@
     reason = "map methods are given references, as aya 0.15 and later want them"
 )]
 
+mod classes;
 mod emit;
 mod filter;
 mod kernel;
@@ -23,6 +24,7 @@ mod process;
 mod python;
 mod snapshot;
 mod stack;
+mod stdio;
 mod syscalls;
 mod walk;
 

@@ -11,7 +11,8 @@ use fdtrace_common::{
     python::PyProcess,
     wire::{TracedProcess, kind as wire_kind, loss},
     witness::{
-        FRAMES_MAX, ImageKey, PyEntry, PyFrame, PyImage, STACK_MAX, STACK_STEP, Stack, StackRoom, image, kind, note,
+        FRAMES_MAX, ImageKey, PyEntry, PyFrame, PyImage, STACK_MAX, STACK_STEP, Stack, StackRoom, caller, image, kind,
+        note,
     },
 };
 
@@ -23,7 +24,7 @@ use crate::{
     kernel::{Files, member, offset, read},
     maps::{EVENTS, IMAGES, PYTHON, STACK_ROOM, WALK},
     owner, python, syscalls,
-    walk::{SEARCH_REGISTERS, SEARCH_WORDS, Walk, copy},
+    walk::{SEARCH_REGISTERS, SEARCH_WORDS, SEARCH_WORDS_NATIVE, Walk, copy, mode},
 };
 
 #[unsafe(no_mangle)]
@@ -43,9 +44,6 @@ pub fn at_enter(regs: *const c_void, nr: u64) {
         let fd = syscalls::arg(regs, 0) as u32;
         let has_python = interpreter(walk, &task);
         if wants & witness::AT_ENTER == 0 {
-            if !has_python {
-                return;
-            }
             // A number that an object still holds, though its generation is gone: who uses it now?
             let watched = filter::uses(filter::class(nr, false)) && start.before != 0;
             let always = watched
@@ -54,16 +52,29 @@ pub fn at_enter(regs: *const c_void, nr: u64) {
             if wants & witness::BIND_EMPTY_PATH != 0 && !always {
                 return;
             }
-            if owner::wanted(walk, fd, always) {
+            if wants & witness::DIRECTORY != 0 {
+                owner::reads_directory(walk, fd, syscalls::arg(regs, 1), syscalls::arg(regs, 2));
+            }
+            if !has_python && filter::class(nr, false) == class::FCNTL {
+                owner::asked(walk, fd);
+            }
+            // A stream asks about its number before it first uses it, so other calls need not be looked at.
+            if (has_python || always) && owner::wanted(walk, fd, always) {
                 registers(walk, regs);
                 stack_words(walk);
-                owner::search(walk);
+                owner::search(walk, fd, mode::USE);
                 owner::bind(walk, fd);
+                owner::foresee(walk, fd);
             }
             if watched {
-                let notes = python::frames(walk);
+                let mut notes = note::SEARCHED;
+                if has_python {
+                    notes |= python::frames(walk);
+                }
                 begin(walk, regs, nr, start.time);
-                let notes = notes | python::task(walk) | note::SEARCHED;
+                if has_python {
+                    notes |= python::task(walk);
+                }
                 finish(walk, &task, has_python, notes);
             }
             return;
@@ -76,15 +87,19 @@ pub fn at_enter(regs: *const c_void, nr: u64) {
         begin(walk, regs, nr, start.time);
         if has_python {
             notes |= python::task(walk);
+        }
+        if class == class::CLOSE {
             stack_words(walk);
-            owner::search(walk);
+            owner::at_close(walk, fd);
+            owner::let_go(walk);
+            notes |= note::SEARCHED;
+        } else if has_python {
+            stack_words(walk);
+            owner::search(walk, fd, if class == class::CLOSE_RANGE { mode::ANY } else { mode::USE });
             if class == class::EPOLL_CTL {
                 owner::bind(walk, fd);
             }
             owner::let_go(walk);
-            if class == class::CLOSE {
-                owner::holder(walk, fd);
-            }
             notes |= note::SEARCHED;
         }
         finish(walk, &task, has_python, notes);
@@ -114,13 +129,22 @@ pub fn at_exit(regs: *const c_void, ret: i64) {
         begin(walk, regs, nr, start.time);
         if has_python {
             notes |= python::task(walk);
-            if ret >= 0 {
-                owner::forget(task.tgid, (*walk).execs, ret as u32);
-            } else {
+        }
+        if ret < 0 {
+            stack_words(walk);
+            owner::search(walk, syscalls::arg(regs, 0) as u32, mode::ANY);
+            notes |= note::SEARCHED;
+        } else {
+            // Python's files ask about their number; streams, sockets and epolls may not.
+            let class = filter::class(nr, false);
+            if has_python == (class == class::RETURNS_FD) {
                 stack_words(walk);
-                owner::search(walk);
-                notes |= note::SEARCHED;
+                owner::search(walk, ret as u32, mode::BEGUN);
             }
+            if !matches!(class, class::PAIR_AT0 | class::PAIR_AT3) {
+                owner::begun(walk, ret as u32);
+            }
+            (*walk).candidates = 0;
         }
         finish(walk, &task, has_python, notes);
     }
@@ -145,12 +169,15 @@ fn prepare(task: &Task) -> Option<*mut Walk> {
 unsafe fn interpreter(walk: *mut Walk, task: &Task) -> bool {
     // SAFETY: a live element of a hash map, and this processor's room.
     unsafe {
+        (*walk).has_python = 0;
         let Some(known) = PYTHON.get_ptr(&task.tgid) else { return false };
         if (*known).execs != (*walk).execs {
             return false;
         }
         let to = (&raw mut (*walk).python).cast::<c_void>();
-        bpf_probe_read_kernel(to, size_of::<PyProcess>() as u32, known.cast()) == 0
+        let has_python = bpf_probe_read_kernel(to, size_of::<PyProcess>() as u32, known.cast()) == 0;
+        (*walk).has_python = u32::from(has_python);
+        has_python
     }
 }
 
@@ -178,7 +205,11 @@ unsafe fn stack_words(walk: *mut Walk) {
         let sp = (*walk).sp;
         let step = STACK_STEP as u32;
         let mut count = SEARCH_REGISTERS as u32;
-        if copy(words, step, sp) {
+        if (*walk).has_python == 0 {
+            if copy(words, SEARCH_WORDS_NATIVE as u32 * 8, sp) {
+                count += SEARCH_WORDS_NATIVE as u32;
+            }
+        } else if copy(words, step, sp) {
             count += step / 8;
             if copy(words.add(STACK_STEP), step, sp.wrapping_add(u64::from(step))) {
                 count += step / 8;
@@ -209,7 +240,7 @@ unsafe fn begin(walk: *mut Walk, regs: *const c_void, nr: u64, call_time: u64) {
         (*stack).task_name_len = 0;
         (*stack).task_name_width = 1;
         (*stack).nr = nr as u32;
-        (*stack).reserved = 0;
+        (*stack).caller = caller::UNKNOWN;
     }
 }
 
@@ -241,7 +272,7 @@ unsafe fn finish(walk: *mut Walk, task: &Task, has_python: bool, notes: u32) {
                 len = (step + 1) * STACK_STEP;
             }
         }
-        if !has_python && len == 0 {
+        if !has_python && len == 0 && (*walk).candidates == 0 {
             return;
         }
         (*stack).frames = frames;

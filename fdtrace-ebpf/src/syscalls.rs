@@ -228,7 +228,7 @@ pub fn exit(regs: *const c_void, ret: i64) {
 pub fn wants_at_enter(nr: u64) -> bool {
     // A 32-bit program has its own numbers, and stacks that nobody here can read.
     let wants = if kernel::in_compat_call() { 0 } else { filter::witnesses(nr) };
-    wants & (witness::AT_ENTER | witness::BIND | witness::BIND_ONCE | witness::BIND_EMPTY_PATH) != 0
+    wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0
 }
 
 /// Is a stack to be taken before this call's record?

@@ -13,6 +13,12 @@ pub const SEARCH_WORDS: usize = 128;
 /// Registers in front of them.
 pub const SEARCH_REGISTERS: usize = 6;
 pub const WORDS: usize = (SEARCH_REGISTERS + SEARCH_WORDS).next_power_of_two();
+/// Of these, where no Python runs: C keeps its streams in registers, or saves them close by.
+pub const SEARCH_WORDS_NATIVE: usize = 32;
+/// Words looked at in one step.
+pub const STRIDE: u32 = 8;
+/// Words that may be pointers to objects.
+pub const POINTERS: usize = 64;
 /// Size of the copies of a frame and of a code object.
 pub const COPY: usize = 256;
 
@@ -48,8 +54,29 @@ pub struct Walk {
     pub candidates: u32,
     pub sp: u64,
     pub process: u64,
+    /// The number that is searched for, and why: one of [`mode`].
     pub wanted_fd: u32,
+    pub mode: u32,
     pub word_count: u32,
+    /// Nonzero: the interpreter is known.
+    pub has_python: u32,
+    /// What was collected from the words, and where it was: see `fdtrace_common::witness::found`.
+    pub pointers: [u64; POINTERS],
+    pub places: [u32; POINTERS],
+    pub pointer_count: u32,
+    pub reserved: u32,
+}
+
+/// Why objects are searched for.
+pub mod mode {
+    /// A call uses the number.
+    pub const USE: u32 = 0;
+    /// The number has just been given out.
+    pub const BEGUN: u32 = 1;
+    /// Whatever number they hold.
+    pub const ANY: u32 = 2;
+    /// The number is about to be closed.
+    pub const CLOSE: u32 = 3;
 }
 
 /// The size and alignment that a word in a copy at most has.

@@ -154,6 +154,8 @@ pub struct StackSeen {
     pub python: Option<PythonStack>,
     /// Objects that may own what the call is about. `None`: not looked for.
     pub candidates: Option<Vec<Candidate>>,
+    /// One of [`fdtrace_common::witness::caller`].
+    pub caller: u32,
 }
 
 #[derive(Clone, Debug)]

@@ -48,6 +48,7 @@ fn stack(bytes: &[u8]) -> Option<StackSeen> {
         nr: record.nr,
         python: has(note::PYTHON).then(|| PythonStack { frames, cut: has(note::FRAMES_CUT), task: task(&record) }),
         candidates: has(note::SEARCHED).then(|| record.candidate[..candidates].to_vec()),
+        caller: record.caller,
     })
 }
 

@@ -93,15 +93,15 @@ impl Rules {
     }
 }
 
-/// The generation and its owner at once: nothing is missing from either.
-fn confidence(slot: SlotId, since: u32, world: &World) -> (Confidence, bool) {
-    let born = world.slot(slot).and_then(|state| state.life(since)).map(|life| (life.born.exit.time, life.ambiguous));
-    let complete =
-        world.tables.get(&slot.table).is_some_and(|table| born.is_some_and(|(born, _)| table.complete_since(born)));
-    match (complete, born) {
-        (true, Some((_, false))) => (Confidence::Proven, true),
-        (true, _) => (Confidence::Likely, true),
-        (false, _) => (Confidence::Possible, false),
+/// The generation and its owner at once: nothing is missing from either. A generation so old that it was forgotten is
+/// known by its owner.
+fn confidence(slot: SlotId, since: u32, owner: &Owner, world: &World) -> (Confidence, bool) {
+    let life = world.slot(slot).and_then(|state| state.life(since));
+    let (born, ambiguous) = life.map_or((owner.since, false), |life| (life.born.exit.time, life.ambiguous));
+    match world.tables.get(&slot.table).is_some_and(|table| table.complete_since(born)) {
+        true if ambiguous => (Confidence::Likely, true),
+        true => (Confidence::Proven, true),
+        false => (Confidence::Possible, false),
     }
 }
 
@@ -115,7 +115,7 @@ fn stale_close(
     incidents: &mut Incidents,
 ) -> Finding {
     let SlotId { fd, .. } = slot;
-    let (confidence, complete) = confidence(slot, bound, world);
+    let (confidence, complete) = confidence(slot, bound, owner, world);
     let culprit = act(by, fd, Verb::Closed)
         .of_generation(number)
         .with_role(Role::Culprit, &format!("by the owner of generation {bound}, which was gone"));
@@ -173,7 +173,7 @@ fn stale_use(
     incidents: &mut Incidents,
 ) -> Finding {
     let SlotId { fd, .. } = slot;
-    let (confidence, complete) = confidence(slot, bound, world);
+    let (confidence, complete) = confidence(slot, bound, owner, world);
     let call = by.sys.map_or("a call", |sys| sys.name);
     let culprit = act(by, fd, Verb::Used)
         .of_generation(number)
@@ -233,7 +233,7 @@ fn foreign_close(
     incidents: &mut Incidents,
 ) -> Finding {
     let SlotId { fd, .. } = slot;
-    let (confidence, complete) = confidence(slot, number, world);
+    let (confidence, complete) = confidence(slot, number, owner, world);
     let culprit =
         act(by, fd, Verb::Closed).of_generation(number).with_role(Role::Culprit, "closed behind the object's back");
     let victim = world.slot(slot).and_then(|state| state.life(number));
@@ -275,7 +275,7 @@ fn two_owners(
     incidents: &mut Incidents,
 ) -> Finding {
     let SlotId { fd, .. } = slot;
-    let (confidence, complete) = confidence(slot, number, world);
+    let (confidence, complete) = confidence(slot, number, owners[0], world);
     let [first, second] = owners.map(|owner| evidence::owner(owner));
     Finding {
         rule: "two-owners",

@@ -285,7 +285,7 @@ impl World {
         }
         let number = live.number;
         self.owners.only(event.tgid, slot, number, [Some(object), other]);
-        let Some(owner) = self.owners.bind(event.tgid, object, class, slot, number) else { return };
+        let Some(owner) = self.owners.bind(event.tgid, object, class, slot, number, event.at.exit.time) else { return };
         let other = other.and_then(|other| {
             self.owners.of(event.tgid, slot, number).find(|known| known.object == other).map(Rc::clone)
         });

@@ -41,6 +41,7 @@ impl Owners {
         class: &Rc<OwnerClass>,
         slot: SlotId,
         number: u32,
+        since: u64,
     ) -> Option<Rc<Owner>> {
         // One that was left behind by an earlier generation still holds the same number: that binds it to nothing new.
         if let Some(bond) = self.bonds.get(&(tgid, object))
@@ -50,7 +51,7 @@ impl Owners {
         {
             return None;
         }
-        let owner = Rc::new(Owner { object, class: Rc::clone(class) });
+        let owner = Rc::new(Owner { object, class: Rc::clone(class), since });
         let bond = Bond { owner: Rc::clone(&owner), slot, number, orphaned: false };
         self.bonds.insert((tgid, object), bond);
         Some(owner)
@@ -88,13 +89,18 @@ impl Owners {
 
     /// Who uses this number? The object that holds it and was bound to it.
     pub(super) fn using(&self, tgid: u32, slot: SlotId, seen: &Sighting) -> Part {
-        let candidates = seen.candidates.iter().flatten().filter(|candidate| candidate.fd == slot.fd);
-        let mut bonds = candidates.filter_map(|candidate| {
+        let holders = || seen.candidates.iter().flatten().filter(|candidate| candidate.fd == slot.fd);
+        let bond = |candidate: &Candidate| {
             let bond = self.bonds.get(&(tgid, candidate.object))?;
             (bond.slot == slot && bond.owner.class == candidate.class).then_some(bond)
-        });
-        match (bonds.next(), bonds.next()) {
-            (Some(bond), None) => Part { by: Some((Rc::clone(&bond.owner), bond.number)), against: None },
+        };
+        // Of two it could be either, also if only one of them was met before. If all of them are late, it is one of them.
+        let mut among: Vec<&Candidate> = holders().collect();
+        if among.len() > 1 && among.iter().all(|candidate| bond(candidate).is_some_and(|bond| bond.orphaned)) {
+            among.retain(|candidate| candidate.in_register);
+        }
+        match among[..] {
+            [one] => Part { by: bond(one).map(|bond| (Rc::clone(&bond.owner), bond.number)), against: None },
             _ => Part::default(),
         }
     }

@@ -9,16 +9,71 @@ use std::{
 
 use fdtrace_common::{
     wire::{self, Header, kind},
-    witness::{self, PyFrame, Stack},
+    witness::{self, CANDIDATES_MAX, PyFrame, Stack, caller, owns},
 };
 
 use crate::{
     detect::finding::{Act, Finding, Frame, Name},
     who::{
-        native::{AddressSpace, Objects, Registers, Snapshot, Symbols},
+        native::{
+            AddressSpace, NativeFrame, Objects, Registers, Snapshot, Symbols,
+            stack::{base, is_libc, without_call_stub},
+        },
         sighting::Unwound,
     },
 };
+
+/// The native half of a stack.
+pub(super) struct Half {
+    pub tid: u32,
+    pub unwound: Unwound,
+    /// One of [`caller`], where it was asked for.
+    pub caller: u32,
+}
+
+impl Half {
+    /// The record, with what of this half is kept: the rest is forgotten with the copy of the stack.
+    ///
+    /// `None`: it is as it was.
+    pub(super) fn kept(&self, record: &[u8]) -> Option<Vec<u8>> {
+        let (head, tail) = wire::read::<Stack>(record).filter(|_| self.caller != caller::UNKNOWN)?;
+        let head = Stack { caller: self.caller, ..head };
+        Some([wire::bytes_of(&head), tail].concat())
+    }
+}
+
+/// Frames in which the caller of a system call is looked for.
+const CALLER_FRAMES: usize = 6;
+
+/// Objects of the C library are in reach, of which only their caller tells whether they are at work.
+fn asks_for_caller(head: &Stack) -> bool {
+    let count = usize::try_from(head.candidates).unwrap_or(0).min(CANDIDATES_MAX);
+    head.candidate[..count].iter().any(|candidate| matches!(candidate.owns, owns::STREAM | owns::DIRECTORY))
+}
+
+/// Who called the function that makes the system call.
+fn library_or_program(frames: Vec<NativeFrame>) -> u32 {
+    let frames: Vec<NativeFrame> = without_call_stub(frames).into_iter().filter(|frame| !frame.inlined).collect();
+    let [innermost, next, ..] = frames.as_slice() else { return caller::UNKNOWN };
+    let name = |frame: &NativeFrame| frame.symbol.as_deref().map_or_else(String::new, |name| base(name).to_owned());
+    let (innermost_name, next_name) = (name(innermost), name(next));
+    let is_libc = innermost.module.as_deref().is_some_and(is_libc);
+    // Only the library itself calls a function of the first kind.
+    let by_library = innermost_name.ends_with("_nocancel")
+        || next_name.trim_start_matches('_') == "closedir"
+        || is_libc && innermost.module == next.module;
+    // Their names are part of what the library exports, so a stripped one has them as well.
+    if next_name.starts_with("_IO_") {
+        caller::STREAM
+    } else if by_library {
+        caller::LIBRARY
+    } else if is_libc || !next_name.is_empty() {
+        caller::PROGRAM
+    } else {
+        // The library may be part of the program, and nothing here has a name.
+        caller::UNKNOWN
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Natives {
@@ -30,11 +85,11 @@ pub(super) struct Natives {
 }
 
 impl Natives {
-    /// Looks at a record before it is decoded. For a stack, gives the thread and what its native half means.
-    pub(super) fn record(&mut self, record: &[u8]) -> Option<(u32, Unwound)> {
+    /// Looks at a record before it is decoded. For a stack, gives what its native half means.
+    pub(super) fn record(&mut self, record: &[u8]) -> Option<Half> {
         let (header, _) = wire::read::<Header>(record)?;
         match header.kind {
-            witness::kind::STACK => Some((header.tid, self.unwind(header.tgid, record)?)),
+            witness::kind::STACK => self.unwind(&header, record),
             kind::EXEC => {
                 self.forget(header.tgid);
                 None
@@ -63,7 +118,8 @@ impl Natives {
         self.unreadable.remove(&tgid);
     }
 
-    fn unwind(&mut self, tgid: u32, record: &[u8]) -> Option<Unwound> {
+    fn unwind(&mut self, header: &Header, record: &[u8]) -> Option<Half> {
+        let tgid = header.tgid;
         let (head, tail) = wire::read::<Stack>(record)?;
         let frames = usize::try_from(head.frames).ok()?.checked_mul(size_of::<PyFrame>())?;
         let stack = tail.get(frames..)?.get(..usize::try_from(head.stack_len).ok()?)?;
@@ -78,7 +134,12 @@ impl Natives {
             // A space that came from the parent is refreshed with the parent's mappings, which is not better.
             if space.pid() == tgid { space.unwind_live(&snapshot, &mut self.objects) } else { space.unwind(&snapshot) }
         };
-        Some(Unwound { space, frames: stack.frames.into(), end: stack.end })
+        let mut caller = caller::UNKNOWN;
+        if asks_for_caller(&head) {
+            let innermost = stack.frames.get(..CALLER_FRAMES).unwrap_or(&stack.frames);
+            caller = library_or_program(self.symbols.resolve(&mut space.borrow_mut(), innermost));
+        }
+        Some(Half { tid: header.tid, unwound: Unwound { space, frames: stack.frames.into(), end: stack.end }, caller })
     }
 
     fn space(&mut self, tgid: u32) -> Option<&Rc<RefCell<AddressSpace>>> {

@@ -149,8 +149,11 @@ impl Session {
     pub fn take_in(&mut self) -> usize {
         let Self { live, stages, recorder, natives, news, .. } = self;
         live.drain(|pos, record| {
-            if let Some((tid, unwound)) = natives.record(record) {
-                stages.witnesses.unwound(tid, unwound);
+            let half = natives.record(record);
+            let kept = half.as_ref().and_then(|half| half.kept(record));
+            let record = kept.as_deref().unwrap_or(record);
+            if let Some(half) = half {
+                stages.witnesses.unwound(half.tid, half.unwound);
             }
             if let Some(recorder) = recorder {
                 recorder.record(pos, record);

@@ -182,6 +182,7 @@ impl Syscall {
                 // An object asks for this when it is given a number.
                 "fstat" => witness::BIND,
                 "newfstatat" => witness::BIND_EMPTY_PATH,
+                "getdents64" => witness::DIRECTORY,
                 "mmap" => witness::MAPS,
                 "lseek" | "getsockname" | "getpeername" | "getsockopt" | "setsockopt" | "bind" | "listen"
                 | "connect" | "accept" | "accept4" | "sendto" | "recvfrom" | "read" | "write" | "readv" | "writev" => {

@@ -9,6 +9,8 @@ use super::sighting::OwnerClass;
 pub struct Owner {
     pub object: u64,
     pub class: Rc<OwnerClass>,
+    /// When it was seen to hold the number, nanoseconds of `CLOCK_BOOTTIME`.
+    pub since: u64,
 }
 
 /// What is known of the object behind a call.

@@ -9,10 +9,13 @@ use std::{
     rc::Rc,
 };
 
-use fdtrace_common::witness::{CLOSEFD, found, owns};
+use fdtrace_common::{
+    class,
+    witness::{self, CLOSEFD, caller, found, owns, shared_class},
+};
 
 use crate::{
-    event::{CodeSeen, Event, StackSeen, What},
+    event::{Call, CodeSeen, Event, StackSeen, What},
     who::{
         native::{AddressSpace, End, Frame as NativeFrame},
         python::lines::LineFormat,
@@ -77,8 +80,8 @@ pub struct Candidate {
     pub class: Rc<OwnerClass>,
     /// The number it holds; negative: none.
     pub fd: i32,
-    /// It was not found by chance, but looked at because it was bound to the call's number.
-    pub was_bound: bool,
+    /// It was found in a register, and not on the stack, where what is over lies about.
+    pub in_register: bool,
 }
 
 /// A type whose objects own descriptors.
@@ -89,6 +92,20 @@ pub struct OwnerClass {
     pub name: Rc<[u8]>,
 }
 
+/// What has no type of its own, and is the same in every process.
+#[derive(Debug)]
+struct SharedClasses {
+    stream: Rc<OwnerClass>,
+    directory: Rc<OwnerClass>,
+}
+
+impl Default for SharedClasses {
+    fn default() -> Self {
+        let class = |address, name: &[u8]| Rc::new(OwnerClass { address, name: name.into() });
+        Self { stream: class(shared_class::STREAM, b"FILE"), directory: class(shared_class::DIRECTORY, b"DIR") }
+    }
+}
+
 /// Process, address, and what tells code objects apart that were given the same address.
 type CodeId = (u32, u64, [u32; 3]);
 
@@ -96,6 +113,7 @@ type CodeId = (u32, u64, [u32; 3]);
 pub struct Witnesses {
     codes: HashMap<CodeId, Rc<CodeSeen>>,
     classes: HashMap<(u32, u64), Rc<OwnerClass>>,
+    shared: SharedClasses,
     /// Stacks whose call has not been reported yet, by thread.
     pending: HashMap<u32, StackSeen>,
     /// Their native halves, which are no part of the stream: a copy of a stack is unwound and forgotten at once.
@@ -135,7 +153,7 @@ impl Witnesses {
                     self.unclaimed += 1;
                     return None;
                 }
-                return Some(Rc::new(self.sighting(event.tgid, stack, native.map(Rc::new))));
+                return Some(Rc::new(self.sighting(event.tgid, call, stack, native.map(Rc::new))));
             }
             What::Exec { .. } | What::Exit { group_dead: true, .. } => self.forget(event.tgid),
             What::Exit { .. } => {
@@ -149,7 +167,11 @@ impl Witnesses {
 
     /// The type of an object.
     pub fn class(&self, tgid: u32, class: u64) -> Option<&Rc<OwnerClass>> {
-        self.classes.get(&(tgid, class))
+        match class {
+            shared_class::STREAM => Some(&self.shared.stream),
+            shared_class::DIRECTORY => Some(&self.shared.directory),
+            _ => self.classes.get(&(tgid, class)),
+        }
     }
 
     /// Addresses of a program that is gone mean nothing.
@@ -158,7 +180,7 @@ impl Witnesses {
         self.classes.retain(|(owner, _), _| *owner != tgid);
     }
 
-    fn sighting(&mut self, tgid: u32, stack: StackSeen, native: Option<Rc<Unwound>>) -> Sighting {
+    fn sighting(&mut self, tgid: u32, call: &Call, stack: StackSeen, native: Option<Rc<Unwound>>) -> Sighting {
         let mut python = Vec::new();
         let (mut cut, mut task) = (false, None);
         if let Some(seen) = stack.python {
@@ -176,19 +198,30 @@ impl Witnesses {
         }
         let candidates = stack.candidates.map(|candidates| {
             let known = candidates.iter().filter_map(|candidate| {
-                // A file that was told not to close its number does not own it.
-                if candidate.owns == owns::FILE && candidate.behind & CLOSEFD == 0 {
-                    return None;
-                }
-                Some(Candidate {
-                    object: candidate.object,
-                    class: Rc::clone(self.classes.get(&(tgid, candidate.class))?),
-                    fd: candidate.fd,
-                    was_bound: candidate.found == found::BOUND,
-                })
+                let fd = held(candidate, call.sys.class, stack.caller)?;
+                let class = Rc::clone(self.class(tgid, candidate.class)?);
+                let in_register = candidate.found & found::PLACE < found::STACK;
+                Some(Candidate { object: candidate.object, class, fd, in_register })
             });
             known.collect()
         });
         Sighting { python, cut, task, candidates, native }
+    }
+}
+
+/// The number that a candidate holds; negative: none. `None`: it is no owner, or says nothing about this call.
+fn held(candidate: &witness::Candidate, class: u8, caller: u32) -> Option<i32> {
+    match candidate.owns {
+        // A file that was told not to close its number does not own it.
+        owns::FILE if candidate.behind & CLOSEFD == 0 => None,
+        // Its pointer is in the program's own variables too, so only a call that the library makes is the stream's.
+        owns::STREAM if class != class::CLOSE && caller != caller::STREAM => None,
+        // `closedir` gives its memory back before it closes the number, so there is nothing to be read from it.
+        owns::DIRECTORY => match caller {
+            caller::LIBRARY => Some(-1),
+            caller::PROGRAM | caller::STREAM => Some(candidate.fd),
+            _ => None,
+        },
+        _ => Some(candidate.fd),
     }
 }

@@ -9,4 +9,5 @@ mod loss;
 mod misuse;
 mod recording;
 mod selftest;
+mod streams;
 mod who;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, process::Command};
 
 use serde_json::Value;
 
-use super::harness::{Report, Scratch, pythons, trace};
+use super::harness::{Scratch, pythons, record, trace};
 
 const BLOG: &str = "\
 import os
@@ -49,10 +49,11 @@ fn object_and_line_on_every_python() {
 }
 
 /// `rule fd address` of what names an object, with how often.
-fn named(report: &Report) -> BTreeMap<String, u32> {
+fn named(lines: &[Value]) -> BTreeMap<String, u32> {
     let mut named = BTreeMap::new();
     for (rule, part) in [("foreign-close", "victim"), ("stale-close", "culprit")] {
-        for finding in report.findings(rule).into_iter().filter(|finding| finding["confidence"] == "proven") {
+        let proven = lines.iter().filter(|line| line["rule"] == rule && line["confidence"] == "proven");
+        for finding in proven {
             let address = finding[part]["owner"]["address"].as_str().unwrap_or("?");
             *named.entry(format!("{rule} {} {address}", finding["fd"])).or_default() += 1;
         }
@@ -60,29 +61,36 @@ fn named(report: &Report) -> BTreeMap<String, u32> {
     named
 }
 
+/// `FDTRACE_STEPS` makes the runs longer.
 #[test]
 #[ignore = "needs root and a kernel with BTF"]
 fn closes_by_late_owners_are_never_made_up() {
+    let scratch = Scratch::new();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/live/stress.py");
+    let steps = std::env::var("FDTRACE_STEPS").unwrap_or_else(|_| "800".to_owned());
+    let (mut all, mut found) = (0, 0);
     for python in known_pythons() {
         for (seed, mistakes) in [("1", "1"), ("2", "1"), ("3", "0")] {
-            let arguments = [python.as_os_str(), script.as_os_str(), seed.as_ref(), "800".as_ref(), mistakes.as_ref()];
-            let report = trace(&["--ring-size", "65536"], &arguments);
+            let arguments = [python.as_os_str(), script.as_os_str(), seed.as_ref(), steps.as_ref(), mistakes.as_ref()];
+            let (report, lines) = record(&scratch, &arguments);
             let name = format!("{} seed {seed}", python.display());
             let mut truth: BTreeMap<String, u32> = BTreeMap::new();
             for line in report.stdout.lines().filter(|line| line.split(' ').count() == 3 && line.contains("-close ")) {
                 *truth.entry(line.to_owned()).or_default() += 1;
             }
             assert_eq!(truth.is_empty(), mistakes == "0", "{name}\n{}", report.stderr);
-            let late = named(&report).into_iter().filter(|(what, _)| what.starts_with("stale-close"));
-            for (what, count) in late {
-                assert!(count <= truth.get(&what).copied().unwrap_or(0), "{name}: {what} is not true");
+            let told = named(&lines);
+            for (what, count) in &told {
+                assert!(*count <= truth.get(what).copied().unwrap_or(0), "{name}: {what} is not true");
             }
-            if mistakes == "0" {
-                assert_eq!(named(&report), BTreeMap::new(), "{name}");
+            for (what, count) in &truth {
+                all += count;
+                found += told.get(what).copied().unwrap_or(0);
             }
         }
     }
+    println!("{found} of {all} mistakes");
+    assert!(found * 100 >= all * 99, "{found} of {all} mistakes");
 }
 
 const SECRETIVE: &str = r#"

@@ -129,7 +129,7 @@ fn without_match<P>(native: Vec<NativeFrame>, end: End, python: Vec<P>) -> Vec<M
 }
 
 /// Leaves one of several frames of the C library that only make the system call.
-fn without_call_stub(mut native: Vec<NativeFrame>) -> Vec<NativeFrame> {
+pub fn without_call_stub(mut native: Vec<NativeFrame>) -> Vec<NativeFrame> {
     const STUBS: &[&str] = &[
         "__syscall_cancel_arch",
         "__syscall_cancel_arch_end",
@@ -156,7 +156,7 @@ fn without_call_stub(mut native: Vec<NativeFrame>) -> Vec<NativeFrame> {
 }
 
 /// A name without what the compiler appended: `.cold`, `.lto_priv.0`.
-fn base(name: &str) -> &str {
+pub fn base(name: &str) -> &str {
     name.split_once('.').map_or(name, |(base, _)| base)
 }
 
@@ -214,7 +214,7 @@ fn is_start(frame: &NativeFrame, interpreter: Option<&str>) -> bool {
     named || frame.module.as_deref().is_some_and(|module| is_libc(module) || interpreter == Some(module))
 }
 
-fn is_libc(module: &str) -> bool {
+pub fn is_libc(module: &str) -> bool {
     let name = module.rsplit('/').next().unwrap_or(module);
     ["libc.so", "libc-2.", "libpthread", "ld-musl", "ld-linux"].iter().any(|prefix| name.starts_with(prefix))
 }
