@@ -145,7 +145,7 @@ struct Trace {
     /// too, else 8192; 0: none)
     #[arg(long, value_name = "N", conflicts_with = "no_stacks", value_parser = clap::value_parser!(u32).range(0..=STACK_MAX))]
     stack_bytes: Option<u32>,
-    /// How sure a finding must be for --error-exitcode
+    /// How sure a finding must be for --error-exitcode; notes never count
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "likely")]
     fail_on: FailOn,
     /// Exit with this status when something was found

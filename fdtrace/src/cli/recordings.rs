@@ -59,7 +59,7 @@ pub struct Report {
     /// Also report what is true but usually harmless
     #[arg(long)]
     notes: bool,
-    /// How sure a finding must be for --error-exitcode
+    /// How sure a finding must be for --error-exitcode; notes never count
     #[arg(long, value_name = "LEVEL", value_enum, default_value = "likely")]
     fail_on: FailOn,
     /// Exit with this status when something was found

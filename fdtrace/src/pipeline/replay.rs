@@ -313,9 +313,11 @@ impl<'a> Replayer<'a> {
                     self.sinks.lifetime(&lifetime)
                 }
                 News::ProcessEnded(pid) => self.sinks.process_ended(pid),
+                News::Mark(mark) if (from..=to).contains(&mark.time) => self.sinks.mark(&mark),
                 News::Finding(_)
                 | News::Loss(_)
                 | News::Lifetime(_)
+                | News::Mark(_)
                 | News::ProcessBegan { .. }
                 | News::ProcessForked { .. } => Ok(()),
             };

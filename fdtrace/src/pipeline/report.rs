@@ -40,7 +40,7 @@ pub fn report(plan: &ReportPlan) -> Result<Outcome, Failure> {
     }))
 }
 
-fn confidence(level: Level) -> Confidence {
+pub fn confidence(level: Level) -> Confidence {
     match level {
         Level::Possible => Confidence::Possible,
         Level::Likely => Confidence::Likely,

@@ -231,6 +231,7 @@ impl Session {
                     self.sinks.process_ended(pid)
                 }
                 News::Lifetime(lifetime) => self.sinks.lifetime(&lifetime),
+                News::Mark(mark) => self.sinks.mark(&mark),
             };
             self.note(told);
         }

@@ -4,13 +4,13 @@
 use crate::{
     decode::{DecodeError, decode},
     detect::{Detector, Want, finding::Finding},
-    event::{Event, What},
+    event::{Call, Event, What},
     model::{Change, World},
     sink::{
-        Loss,
+        Loss, Mark,
         lifetime::{Lifetime, Lifetimes},
     },
-    syscalls::Arch,
+    syscalls::{self, Arch},
     who::sighting::Witnesses,
 };
 
@@ -23,6 +23,7 @@ pub enum News {
     Loss(Loss),
     ProcessEnded(u32),
     Lifetime(Box<Lifetime>),
+    Mark(Mark),
     /// A process was found, or runs a new program; `since` when, nanoseconds of `CLOCK_BOOTTIME`.
     ProcessBegan {
         pid: u32,
@@ -104,6 +105,11 @@ impl Stages {
         match &event.what {
             What::Tick => self.detector.tick(&self.world, &mut self.findings),
             What::Process { start, .. } => news.push(News::ProcessBegan { pid: event.tgid, since: *start }),
+            What::Call(call) => {
+                // Behind what was found by now.
+                news.extend(self.findings.drain(..).map(Box::new).map(News::Finding));
+                news.extend(mark(event, call).map(News::Mark));
+            }
             What::SnapshotEnd => self.snapshots_completed += 1,
             What::Lost { since, by_class } => {
                 let by_class = loss::NAMES.into_iter().zip(*by_class).filter(|(_, count)| *count > 0).collect();
@@ -156,4 +162,13 @@ impl Stages {
             self.uncertain += now.saturating_sub(since);
         }
     }
+}
+
+/// A call that fails and does nothing, by which a traced program tells whoever reads the findings that it is here:
+/// `lseek(-1, MARK << 32 | number, …)`.
+fn mark(event: &Event, call: &Call) -> Option<Mark> {
+    const MARK: u64 = 0x0fd7_ace0;
+    let [fd, offset, ..] = call.args;
+    let marks = call.sys.name == "lseek" && syscalls::fd(fd) == -1 && offset >> 32 == MARK;
+    marks.then_some(Mark { time: event.at.exit.time, pid: event.tgid, tid: event.tid, number: offset as u32 })
 }

@@ -11,7 +11,7 @@ use anyhow::Context;
 
 use crate::{
     detect::finding::Name,
-    plan::{Level, Plan, Target},
+    plan::{Plan, Target},
     sink::{self, RunMeta, Sink, Summary},
     source::{
         clock,
@@ -31,6 +31,7 @@ use super::{
     outputs,
     quiet::Quiet,
     record,
+    report::confidence,
     session::Session,
     signals::Signals,
     targets::{self, Started},
@@ -282,11 +283,7 @@ impl Session {
         self.note(told);
         let told = self.quiet.end();
         self.note(told);
-        let found = plan.findings_exit.filter(|(level, _)| match level {
-            Level::Possible => self.counts.total > 0,
-            Level::Likely => self.counts.likely + self.counts.proven > 0,
-            Level::Proven => self.counts.proven > 0,
-        });
+        let found = plan.findings_exit.filter(|(level, _)| self.counts.reach(confidence(*level)));
         Ok(match (found, stop) {
             (Some((_, code)), _) => Outcome::Exit(code),
             (None, _) if plan.require_complete && lost > 0 => Outcome::Exit(INCOMPLETE),

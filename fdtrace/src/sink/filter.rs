@@ -7,7 +7,7 @@ use memchr::memmem;
 use super::{
     Sink,
     lifetime::Lifetime,
-    run::{Loss, RunMeta, Summary},
+    run::{Loss, Mark, RunMeta, Summary},
 };
 use crate::{detect::finding::Finding, plan::Filter};
 
@@ -37,6 +37,10 @@ impl Sink for Filtered {
 
     fn loss(&mut self, loss: &Loss) -> io::Result<()> {
         self.sink.loss(loss)
+    }
+
+    fn mark(&mut self, mark: &Mark) -> io::Result<()> {
+        self.sink.mark(mark)
     }
 
     fn lifetime(&mut self, lifetime: &Lifetime) -> io::Result<()> {

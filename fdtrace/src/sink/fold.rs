@@ -13,7 +13,7 @@ use crate::detect::finding::{Finding, Severity};
 
 use super::{
     Sink,
-    run::{Loss, RunMeta, Summary},
+    run::{Loss, Mark, RunMeta, Summary},
     shape::Shape,
 };
 
@@ -101,6 +101,10 @@ impl<S: Sink> Sink for Folding<S> {
 
     fn lifetime(&mut self, lifetime: &super::lifetime::Lifetime) -> io::Result<()> {
         self.inner.lifetime(lifetime)
+    }
+
+    fn mark(&mut self, mark: &Mark) -> io::Result<()> {
+        self.inner.mark(mark)
     }
 
     fn loss(&mut self, loss: &Loss) -> io::Result<()> {

@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 
 use crate::{
-    detect::finding::{Finding, Severity},
+    detect::finding::{Confidence, Finding, Severity},
     escape::escape_terminal,
 };
 
@@ -36,10 +36,11 @@ impl<W: Write> Sink for GithubSink<W> {
         if self.told > SHOWN {
             return Ok(());
         }
-        let level = match finding.severity {
-            Severity::High => "error",
-            Severity::Medium => "warning",
-            Severity::Note => "notice",
+        // What is only possible is nothing to stop for.
+        let level = match (finding.severity, finding.confidence) {
+            (Severity::Note, _) | (_, Confidence::Possible) => "notice",
+            (Severity::High, _) => "error",
+            (Severity::Medium, _) => "warning",
         };
         let mut properties = format!("title={}", property(finding.rule));
         if let Some((file, line)) = place(finding) {
@@ -73,7 +74,7 @@ fn property(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::{
-        detect::finding::{Confidence, Role, Verb},
+        detect::finding::{Role, Verb},
         sink::fixture::{Say, act, finding},
     };
 
@@ -89,5 +90,9 @@ mod tests {
         let first = text.lines().next().unwrap();
         assert!(first.contains("file=a%2Cb.py,line=4,title=use-after-close::100%25 broken%0Areally"), "{first}");
         assert!(text.ends_with("and 2 more findings, which GitHub would not show\n"), "{text}");
+        assert!(text.starts_with("::error "), "{text}");
+        let mut sink = GithubSink::new(Vec::new());
+        sink.finding(&Finding { confidence: Confidence::Possible, ..finding }).unwrap();
+        assert!(sink.out.starts_with(b"::notice "));
     }
 }

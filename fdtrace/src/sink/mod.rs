@@ -31,7 +31,7 @@ use std::io;
 use crate::detect::finding::Finding;
 use lifetime::Lifetime;
 
-pub use run::{FindingCounts, Loss, RunMeta, Summary, Target};
+pub use run::{FindingCounts, Loss, Mark, RunMeta, Summary, Target};
 
 /// Takes what a run has to say, in the order in which it is said: `meta` first, `end` last.
 ///
@@ -42,6 +42,11 @@ pub trait Sink {
     fn finding(&mut self, finding: &Finding) -> io::Result<()>;
 
     fn loss(&mut self, loss: &Loss) -> io::Result<()>;
+
+    /// A traced program has said that it is here. For programs that follow.
+    fn mark(&mut self, _mark: &Mark) -> io::Result<()> {
+        Ok(())
+    }
 
     /// A generation is over, or the run is and it is not. For exports; live runs do not tell them.
     fn lifetime(&mut self, _lifetime: &Lifetime) -> io::Result<()> {
@@ -92,6 +97,10 @@ impl Sink for Sinks {
 
     fn loss(&mut self, loss: &Loss) -> io::Result<()> {
         self.each(|sink| sink.loss(loss))
+    }
+
+    fn mark(&mut self, mark: &Mark) -> io::Result<()> {
+        self.each(|sink| sink.mark(mark))
     }
 
     fn lifetime(&mut self, lifetime: &Lifetime) -> io::Result<()> {

@@ -55,6 +55,17 @@ pub struct Loss {
     pub by_class: Vec<(&'static str, u64)>,
 }
 
+/// A traced program has said that it is here: everything it did before has been told by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Boot time.
+    pub time: u64,
+    pub pid: u32,
+    pub tid: u32,
+    /// What it said.
+    pub number: u32,
+}
+
 /// Known when the trace has ended.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
@@ -81,6 +92,8 @@ pub struct FindingCounts {
     pub medium: u64,
     pub note: u64,
     incidents: BTreeSet<u64>,
+    /// The surest of those that are no mere notes.
+    surest: Option<Confidence>,
 }
 
 impl FindingCounts {
@@ -97,19 +110,41 @@ impl FindingCounts {
             Severity::Note => &mut self.note,
         } += 1;
         self.incidents.insert(finding.incident);
+        if finding.severity > Severity::Note {
+            self.surest = self.surest.max(Some(finding.confidence));
+        }
     }
 
-    /// Is there a finding at least as sure as this?
+    /// Is there a finding at least as sure as this? Notes do not count: they are not told either.
     pub fn reach(&self, level: Confidence) -> bool {
-        match level {
-            Confidence::Possible => self.total > 0,
-            Confidence::Likely => self.likely + self.proven > 0,
-            Confidence::Proven => self.proven > 0,
-        }
+        self.surest >= Some(level)
     }
 
     /// Root causes: findings that share one are counted once.
     pub fn incidents(&self) -> u64 {
         self.incidents.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        detect::finding::Verb,
+        sink::fixture::{act, finding},
+    };
+
+    #[test]
+    fn notes_do_not_count() {
+        let of = |severity, confidence| {
+            let found = finding("double-close", confidence, "", vec![act(0, 3, 1, Verb::Closed, "close")]);
+            Finding { severity, ..found }
+        };
+        let mut counts = FindingCounts::default();
+        counts.add(&of(Severity::Note, Confidence::Proven));
+        assert!(!counts.reach(Confidence::Possible));
+        counts.add(&of(Severity::Medium, Confidence::Likely));
+        let reached = [Confidence::Possible, Confidence::Likely, Confidence::Proven].map(|level| counts.reach(level));
+        assert_eq!((reached, counts.total), ([true, true, false], 2));
     }
 }

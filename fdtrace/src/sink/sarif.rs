@@ -14,7 +14,7 @@ use crate::{
     escape::escape_terminal,
 };
 
-use super::{Loss, RunMeta, Sink, Summary, fold::Repeat, place::place};
+use super::{Loss, RunMeta, Sink, Summary, fold::Repeat, place::place, shape::Shape};
 
 const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
 
@@ -99,8 +99,11 @@ fn result(finding: &Finding) -> Value {
     };
     let mut result = json!({
         "ruleId": finding.rule,
-        "level": level(finding.severity),
+        // What is only possible is nothing to stop for.
+        "level": if finding.confidence == Confidence::Possible { "note" } else { level(finding.severity) },
         "message": { "text": finding.message },
+        // Services that follow a finding from run to run know it by this.
+        "partialFingerprints": { "fdtraceShape/v1": Shape::of(finding).to_string() },
         "properties": {
             "confidence": confidence,
             "incident": finding.incident,
@@ -162,7 +165,8 @@ mod tests {
     fn a_finding_is_a_result() {
         let culprit = act(0, 3, 1, Verb::Closed, "close").py("src/a b.py", &[(4, "f")]).is(Role::Culprit, "");
         let mut sink = SarifSink::new(Vec::new());
-        sink.finding(&finding("use-after-close", Confidence::Proven, "broken", vec![culprit])).unwrap();
+        let found = finding("use-after-close", Confidence::Proven, "broken", vec![culprit]);
+        sink.finding(&found).unwrap();
         sink.end(&Summary::default()).unwrap();
         let log: Value = serde_json::from_slice(&sink.out).unwrap();
         let run = &log["runs"][0];
@@ -171,6 +175,11 @@ mod tests {
         let place = &result["locations"][0]["physicalLocation"];
         assert_eq!(place["artifactLocation"]["uri"], "src/a%20b.py");
         assert_eq!(place["region"]["startLine"], 4);
+        // The same mistake in another process, at another time.
+        let again = Finding { pid: 77, time: 99, incident: 5, ..found.clone() };
+        assert_eq!(super::result(&again)["partialFingerprints"], result["partialFingerprints"]);
+        let other = Finding { rule: "stale-use", ..found };
+        assert_ne!(super::result(&other)["partialFingerprints"], result["partialFingerprints"]);
         let ids: Vec<&Value> =
             run["tool"]["driver"]["rules"].as_array().unwrap().iter().map(|rule| &rule["id"]).collect();
         assert!(ids.contains(&&json!("use-after-close")) && ids.len() > 20);

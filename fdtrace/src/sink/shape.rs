@@ -1,7 +1,10 @@
 //! When are two findings the same mistake? When the same rule is broken at the same places of the same program,
 //! whichever numbers, addresses, times and processes came with it.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 use crate::detect::finding::{Act, Finding};
 
@@ -14,7 +17,7 @@ pub struct Shape(u64);
 
 impl Shape {
     pub fn of(finding: &Finding) -> Self {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
         (finding.rule, finding.confidence, finding.severity, &finding.process).hash(&mut hasher);
         let acts = [&finding.root_cause, &finding.culprit, &finding.victim];
         for act in acts {
@@ -24,6 +27,27 @@ impl Shape {
             wording(&finding.message).hash(&mut hasher);
         }
         Self(hasher.finish())
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// FNV-1a. Shapes are compared with those of earlier runs, by whichever compiler; that of the standard library may change.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

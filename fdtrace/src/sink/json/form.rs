@@ -14,7 +14,7 @@ use crate::{
     sink::{
         fold::Repeat,
         lifetime::Lifetime,
-        run::{Loss, RunMeta, Summary, Target},
+        run::{Loss, Mark, RunMeta, Summary, Target},
     },
 };
 
@@ -278,6 +278,23 @@ impl Record for LossForm<'_> {
         map.serialize_entry("since", since)?;
         map.serialize_entry("lost", &by_class.iter().map(|(_, count)| count).sum::<u64>())?;
         map.serialize_entry("by_class", &Counts(by_class))
+    }
+}
+
+pub struct MarkForm<'a> {
+    pub mark: &'a Mark,
+    pub wall: Option<Timestamp>,
+}
+
+impl Record for MarkForm<'_> {
+    const TYPE: &'static str = "mark";
+
+    fn fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        let Mark { time: at, pid, tid, number } = self.mark;
+        time(map, *at, self.wall)?;
+        map.serialize_entry("pid", pid)?;
+        map.serialize_entry("tid", tid)?;
+        map.serialize_entry("number", number)
     }
 }
 

@@ -15,10 +15,10 @@ use super::{
     Sink,
     fold::Repeat,
     lifetime::Lifetime,
-    run::{Loss, RunMeta, SCHEMA, Summary},
+    run::{Loss, Mark, RunMeta, SCHEMA, Summary},
 };
 use crate::detect::finding::Finding;
-use form::{EndForm, FindingForm, LifetimeForm, Line, LossForm, MetaForm, Record, RepeatForm};
+use form::{EndForm, FindingForm, LifetimeForm, Line, LossForm, MarkForm, MetaForm, Record, RepeatForm};
 
 pub struct JsonSink<W: Write> {
     out: W,
@@ -78,6 +78,10 @@ impl<W: Write> Sink for JsonSink<W> {
 
     fn loss(&mut self, loss: &Loss) -> io::Result<()> {
         self.line(&LossForm { loss, wall: self.wall(loss.time) })
+    }
+
+    fn mark(&mut self, mark: &Mark) -> io::Result<()> {
+        self.line(&MarkForm { mark, wall: self.wall(mark.time) })
     }
 
     fn lifetime(&mut self, lifetime: &Lifetime) -> io::Result<()> {

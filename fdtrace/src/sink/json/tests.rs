@@ -124,6 +124,16 @@ fn names_are_lossless_and_harmless() {
 }
 
 #[test]
+fn marks_are_lines() {
+    let mut sink = JsonSink::new(Vec::new());
+    sink.meta(&fixture::meta("pytest")).unwrap();
+    sink.mark(&Mark { time: START, pid: 7, tid: 8, number: 9 }).unwrap();
+    let line = parsed(str::from_utf8(&sink.into_inner()).unwrap()).remove(1);
+    let numbers = ["time", "pid", "tid", "number"].map(|key| line[key].as_u64().unwrap());
+    assert_eq!((line["type"].as_str(), numbers), (Some("mark"), [START, 7, 8, 9]));
+}
+
+#[test]
 fn a_line_that_was_refused_leaves_no_gap() {
     /// Refuses every other write, as a disk that fills up and is cleared.
     struct Moody(Vec<u8>, bool);

@@ -1,0 +1,1 @@
+"""Findings of fdtrace as failures of the tests that they belong to."""
