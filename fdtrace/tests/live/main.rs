@@ -7,6 +7,8 @@ mod fork;
 mod harness;
 mod loss;
 mod misuse;
+mod pipelines;
+mod property;
 mod recording;
 mod selftest;
 mod streams;
