@@ -288,6 +288,7 @@ def main():
     args = parser.parse_args()
     if not shutil.which(args.fdtrace):
         parser.error(f"{args.fdtrace} is not there: build it with `cargo xtask build --release`, or give --fdtrace")
+    load = os.getloadavg()[0]
     chosen, missing = tools(args)
     rows, speeds = [], {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -320,14 +321,14 @@ def main():
                 if tool.applies(PROGRAMS / "loop.c"):
                     speeds[tool.name] = measure(tool, programs, scratch)
                     print(f"{tool.name}: {speeds[tool.name]:,.0f} ns a round")
-    text = page(chosen, missing, rows, speeds)
+    text = page(chosen, missing, rows, speeds, load)
     if args.write:
         PAGE.write_text(text)
     else:
         print(text)
 
 
-def page(chosen, missing, rows, speeds):
+def page(chosen, missing, rows, speeds, load):
     names = [tool.name for tool in chosen]
     out = [
         "# fdtrace and its peers",
@@ -369,6 +370,8 @@ def page(chosen, missing, rows, speeds):
             "",
             f"The loop that is measured makes five calls on descriptors a round and does nothing else; natively a round takes "
             f"{native:,.0f} ns. Start-up is taken off; medians of three runs.",
+            f"The load average was {load:.0f} when it began: above the number of processors, a tool that works beside the "
+            "program, as fdtrace does, looks slower than it is.",
         ]
     if missing:
         out += ["", *(f"Not compared: {what}." for what in missing)]

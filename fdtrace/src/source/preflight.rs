@@ -37,6 +37,9 @@ pub enum Status {
 /// The oldest kernel that has everything: 5.8 brought the ring buffer, 5.10 is the oldest one tested.
 const OLDEST: (u32, u32) = (5, 10);
 
+/// The oldest that can walk stacks: 5.17 brought loops.
+const STACKS: (u32, u32) = (5, 17);
+
 /// Runs all checks. Takes some tens of milliseconds.
 pub fn run() -> Vec<Check> {
     let surroundings = Surroundings::read();
@@ -143,7 +146,12 @@ fn kernel_release(release: &[u8]) -> Check {
     let text = escape_terminal(release);
     let (major, minor) = OLDEST;
     match parse_release(&text) {
-        Some(version) if version >= OLDEST => Check::ok(NAME, text),
+        Some(version) if version >= STACKS => Check::ok(NAME, text),
+        Some(version) if version >= OLDEST => {
+            let (major, minor) = STACKS;
+            let fix = format!("needs Linux {major}.{minor} or later");
+            Check::warn(NAME, format!("{text}: no stacks and no owners, only calls"), Some(fix))
+        }
         Some(_) => {
             Check::fail(NAME, format!("{text} is too old"), Some(format!("needs Linux {major}.{minor} or later")))
         }
