@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::plan::{Level, Output, Plan, Record, Several, Target, User};
+use crate::plan::{ExportFile, Level, Output, Plan, Record, Several, Target, User};
 
 mod recordings;
 
@@ -114,6 +114,10 @@ struct Trace {
     /// Annotate a run of GitHub Actions, on standard output
     #[arg(long)]
     github: bool,
+    /// Write the run in another form too, as `export` does of a recording: jsonl, csv, csv-findings, sqlite, perfetto or
+    /// html (may be given again; `-`: standard output)
+    #[arg(long = "export", value_name = "FORMAT=FILE", value_parser = recordings::export_file)]
+    exports: Vec<ExportFile>,
     /// Record the run, to be looked at later with `report`, `timeline` and `export` (`-`: standard output)
     #[arg(short, long = "output", value_name = "FILE.fdt")]
     output: Option<PathBuf>,
@@ -218,6 +222,7 @@ impl Cli {
             github,
             suppressions,
             gen_suppressions,
+            exports,
             force,
             duration,
             notes,
@@ -247,7 +252,18 @@ impl Cli {
         let level = Level::from(self.trace.fail_on);
         Ok(Plan {
             target,
-            output: Output { json, sarif, junit, github, suppressions, gen_suppressions, record, force, notes },
+            output: Output {
+                json,
+                sarif,
+                junit,
+                github,
+                suppressions,
+                gen_suppressions,
+                exports,
+                record,
+                force,
+                notes,
+            },
             ring_size: self.trace.ring_size.saturating_mul(1024).next_power_of_two(),
             duration,
             stacks: !self.trace.no_stacks,

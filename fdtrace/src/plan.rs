@@ -68,6 +68,8 @@ pub struct Output {
     pub suppressions: Vec<PathBuf>,
     /// Where to write suppressions for all that is told.
     pub gen_suppressions: Option<PathBuf>,
+    /// The run in other forms, lifetimes included.
+    pub exports: Vec<ExportFile>,
     /// The run itself, to be looked at again later.
     pub record: Option<Record>,
     /// Replace a file that exists.
@@ -141,9 +143,15 @@ pub struct TimelinePlan {
 pub struct ExportPlan {
     pub reading: Reading,
     pub filter: Filter,
-    pub format: Format,
-    pub output: PathBuf,
+    pub file: ExportFile,
     pub force: bool,
+}
+
+/// A form, and where it goes; `-` is the standard output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportFile {
+    pub format: Format,
+    pub path: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,9 @@ use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
-use crate::plan::{ExportPlan, Filter, Format, Level, Output, Point, Range, Reading, ReportPlan, TimelinePlan};
+use crate::plan::{
+    ExportFile, ExportPlan, Filter, Format, Level, Output, Point, Range, Reading, ReportPlan, TimelinePlan,
+};
 
 use super::{FailOn, seconds};
 
@@ -34,7 +36,7 @@ pub struct Part {
     #[arg(long, value_name = "WHEN", value_parser = point)]
     from: Option<Point>,
     /// Leave out what came after
-    #[arg(long, value_name = "WHEN", value_parser = point)]
+    #[arg(long, visible_alias = "until", value_name = "WHEN", value_parser = point)]
     to: Option<Point>,
 }
 
@@ -162,18 +164,34 @@ enum To {
     Html,
 }
 
+impl From<To> for Format {
+    fn from(to: To) -> Self {
+        match to {
+            To::Jsonl => Self::JsonLines,
+            To::Csv => Self::CsvLifetimes,
+            To::CsvFindings => Self::CsvFindings,
+            To::Sqlite => Self::Sqlite,
+            To::Perfetto => Self::Perfetto,
+            To::Html => Self::Html,
+        }
+    }
+}
+
+/// `html=run.html`: a form of [`To`], and where it goes.
+pub fn export_file(text: &str) -> Result<ExportFile, String> {
+    let (format, path) = text.split_once('=').filter(|(_, path)| !path.is_empty()).ok_or("it is not FORMAT=FILE")?;
+    let to = To::from_str(format, false).map_err(|_| {
+        let names = To::value_variants().iter().filter_map(|to| Some(to.to_possible_value()?.get_name().to_owned()));
+        format!("`{format}` is none of {}", names.collect::<Vec<_>>().join(", "))
+    })?;
+    Ok(ExportFile { format: to.into(), path: path.into() })
+}
+
 impl Export {
     pub fn plan(self) -> ExportPlan {
         let Self { source, select, to, from, until, output, force } = self;
-        let format = match to {
-            To::Jsonl => Format::JsonLines,
-            To::Csv => Format::CsvLifetimes,
-            To::CsvFindings => Format::CsvFindings,
-            To::Sqlite => Format::Sqlite,
-            To::Perfetto => Format::Perfetto,
-            To::Html => Format::Html,
-        };
-        ExportPlan { reading: source.plan(Range { from, to: until }), filter: select.plan(), format, output, force }
+        let file = ExportFile { format: to.into(), path: output };
+        ExportPlan { reading: source.plan(Range { from, to: until }), filter: select.plan(), file, force }
     }
 }
 
@@ -210,6 +228,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn forms_and_where_they_go() {
+        let file = |format, path: &str| Ok(ExportFile { format, path: path.into() });
+        assert_eq!(export_file("html=a=b.html"), file(Format::Html, "a=b.html"));
+        assert_eq!(export_file("jsonl=-"), file(Format::JsonLines, "-"));
+        assert!(export_file("html=").is_err() && export_file("html").is_err());
+        assert!(export_file("pdf=x").is_err_and(|why| why.contains("csv-findings")));
+    }
 
     #[test]
     fn moments() {

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 
 use crate::{
-    plan::{ExportPlan, Format, TimelinePlan},
+    plan::{ExportFile, ExportPlan, Format, TimelinePlan},
     sink::{
         Sink, Sinks,
         csv::{CsvSink, Rows},
@@ -25,19 +25,27 @@ use crate::{
 
 use super::{
     failure::{Failure, Outcome},
+    progress::Progress,
     replay::replay,
 };
 
 pub fn export(plan: &ExportPlan) -> Result<Outcome, Failure> {
-    let is_text = matches!(plan.format, Format::JsonLines | Format::CsvLifetimes | Format::CsvFindings);
-    if !is_text && plan.output == Path::new("-") && io::stdout().is_terminal() {
-        return Err(Failure::usage(anyhow::anyhow!("this format is not for a terminal")).with_hint("give -o FILE"));
-    }
-    let file = output::create(&plan.output, plan.force).map_err(Failure::usage)?;
-    let sink = sink(plan.format, BufWriter::with_capacity(1 << 18, file)).context("cannot begin the export");
-    let filtered = Filtered { filter: plan.filter.clone(), sink: sink.map_err(Failure::usage)? };
-    replay(&plan.reading, &mut Sinks(vec![Box::new(filtered)]), true)?;
+    let filtered = Filtered { filter: plan.filter.clone(), sink: open(&plan.file, plan.force)? };
+    let progress = Progress::over(&plan.reading, plan.file.path == Path::new("-"));
+    replay(&plan.reading, &mut Sinks(vec![Box::new(filtered)]), progress, true)?;
     Ok(Outcome::Exit(0))
+}
+
+/// Begins an export, of a recording or of a live run.
+pub fn open(export: &ExportFile, force: bool) -> Result<Box<dyn Sink>, Failure> {
+    let ExportFile { format, path } = export;
+    let is_text = matches!(format, Format::JsonLines | Format::CsvLifetimes | Format::CsvFindings);
+    if !is_text && path == Path::new("-") && io::stdout().is_terminal() {
+        return Err(Failure::usage(anyhow::anyhow!("this format is not for a terminal")).with_hint("name a file"));
+    }
+    let file = output::create(path, force).map_err(Failure::usage)?;
+    let sink = sink(*format, BufWriter::with_capacity(1 << 18, file)).context("cannot begin the export");
+    sink.map_err(Failure::usage)
 }
 
 fn sink(format: Format, out: impl Write + 'static) -> io::Result<Box<dyn Sink>> {
@@ -56,6 +64,7 @@ pub fn timeline(plan: &TimelinePlan) -> Result<Outcome, Failure> {
     let width = plan.width.unwrap_or(options.width);
     let sink = Box::new(LanesSink::new(BufWriter::new(io::stdout()), width, options.colour));
     let filtered = Filtered { filter: plan.filter.clone(), sink };
-    replay(&plan.reading, &mut Sinks(vec![Box::new(filtered)]), true)?;
+    // The picture is drawn when all is known.
+    replay(&plan.reading, &mut Sinks(vec![Box::new(filtered)]), Progress::over(&plan.reading, false), true)?;
     Ok(Outcome::Exit(0))
 }

@@ -8,6 +8,7 @@ mod outputs;
 mod progress;
 mod pythons;
 mod quiet;
+mod reading;
 mod record;
 mod replay;
 mod report;

@@ -17,7 +17,7 @@ use crate::{
     source::{clock, recording::writer::Recorder},
 };
 
-use super::{failure::Failure, record};
+use super::{export, failure::Failure, record};
 
 /// Opens every output before anything is traced: a file that cannot be written is the user's first answer, not the last.
 pub fn open(plan: &Plan) -> Result<(Sinks, Option<Recorder>), Failure> {
@@ -27,11 +27,13 @@ pub fn open(plan: &Plan) -> Result<(Sinks, Option<Recorder>), Failure> {
     let is_stdout = |path: &Path| path.as_os_str() == "-";
     let (json_there, record_there) =
         (json.is_some_and(is_stdout), record.is_some_and(|record| is_stdout(&record.path)));
-    if json_there && record_there {
-        return Err(Failure::usage(anyhow::anyhow!("findings and recording cannot both go to the standard output")));
+    let exports = &plan.output.exports;
+    let exported_there = exports.iter().filter(|export| is_stdout(&export.path)).count();
+    if usize::from(json_there) + usize::from(record_there) + exported_there > 1 {
+        return Err(Failure::usage(anyhow::anyhow!("only one output can go to the standard output")));
     }
     // What is on standard output for a program has no report for people in between.
-    if record_there {
+    if record_there || exported_there > 0 {
         let options = TextOptions { notes: plan.output.notes, ..TextOptions::for_stream(&io::stderr()) };
         sinks.push(Box::new(TextSink::new(io::stderr(), io::stderr(), options)));
     } else if !json_there {
@@ -52,6 +54,9 @@ pub fn open(plan: &Plan) -> Result<(Sinks, Option<Recorder>), Failure> {
     }
     if plan.output.github {
         sinks.push(Box::new(Folding::new(GithubSink::new(io::stdout()), plan.output.notes)));
+    }
+    for export in exports {
+        sinks.push(export::open(export, plan.output.force)?);
     }
     let record = record.map(|plan_of| record::recorder(plan_of, plan.output.force, clock::wall_ns(), clock::boot_ns()));
     Ok((Sinks(sinks), record.transpose()?))

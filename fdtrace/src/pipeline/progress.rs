@@ -12,9 +12,10 @@ pub struct Progress(Option<ProgressBar>);
 const HERTZ: u8 = 10;
 
 impl Progress {
-    pub fn over(reading: &Reading) -> Self {
-        // A bar over a report on the same terminal would tear both.
-        if reading.quiet || !std::io::stderr().is_terminal() || std::io::stdout().is_terminal() {
+    /// `telling`: something is written to the standard output meanwhile. A bar over a report on the same terminal would
+    /// tear both.
+    pub fn over(reading: &Reading, telling: bool) -> Self {
+        if reading.quiet || !std::io::stderr().is_terminal() || (telling && std::io::stdout().is_terminal()) {
             return Self(None);
         }
         let sizes: Option<u64> = reading.files.iter().map(|path| Some(std::fs::metadata(path).ok()?.len())).sum();

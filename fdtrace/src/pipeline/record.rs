@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     path::{Path, PathBuf},
 };
 
@@ -23,6 +23,10 @@ use super::failure::Failure;
 /// Opens the file of a recording, and later those that follow it.
 pub fn recorder(plan: &Record, force: bool, started_wall: u64, started_boot: u64) -> Result<Recorder, Failure> {
     let Record { path, rotate_bytes, rotate_time } = plan.clone();
+    if path == Path::new("-") && io::stdout().is_terminal() {
+        let error = anyhow::anyhow!("a recording is not for a terminal");
+        return Err(Failure::usage(error).with_hint("give -o FILE.fdt, or lead it on with `|`"));
+    }
     let rotation = Rotation { bytes: rotate_bytes, time: rotate_time };
     let open = Box::new(move |segment| -> io::Result<Box<dyn Write>> {
         let file = output::create(&segment_path(&path, segment), force).map_err(io::Error::other)?;

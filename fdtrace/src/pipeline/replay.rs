@@ -3,32 +3,33 @@
 //! Where the file is damaged, events are missing, and that is told like any other loss; the next snapshot in the file
 //! says what was open by then.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs::File,
-    io::Read,
-    path::Path,
-    rc::Rc,
-};
+mod lines;
 
-use anyhow::Context;
+use std::ops::ControlFlow;
+
 use fdtrace_common::wire::{self, Header, Lost, bytes_of, kind};
 
 use crate::{
-    detect::finding::{Finding, Frame, Name},
-    escape::escape_os,
     plan::{Point, Range, Reading},
     sink::{FindingCounts, Loss, RunMeta, Sink, Sinks, Summary},
     source::recording::{
-        about::{About, Definitions, End, NativeFrame, NativeStack, SourceLine},
+        about::{About, End},
         frame::{Head, block},
-        reader::{Block, Damage, Reader},
+        reader::{Block, Damage},
         unpack::unpack,
     },
     syscalls::Arch,
 };
+use lines::Lines;
 
-use super::{Stages, failure::Failure, progress::Progress, record, stages::News};
+use super::{
+    Stages,
+    failure::Failure,
+    progress::Progress,
+    reading::{blocks, no_recording, remarks},
+    record,
+    stages::News,
+};
 
 /// Class of loss for what a damaged file does not have.
 const DAMAGED: &str = "recording damaged";
@@ -43,87 +44,23 @@ pub struct Replayed {
 }
 
 /// Tells the sinks what a recording tells.
-pub fn replay(reading: &Reading, sinks: &mut Sinks, lifetimes: bool) -> Result<Replayed, Failure> {
-    let mut progress = Progress::over(reading);
+pub fn replay(reading: &Reading, sinks: &mut Sinks, progress: Progress, lifetimes: bool) -> Result<Replayed, Failure> {
     let mut replayer = Replayer::new(sinks, reading.range, lifetimes);
     for path in &reading.files {
         replayer.lines.look_ahead(path)?;
     }
-    let mut reader: Option<Reader<Input>> = None;
-    for path in &reading.files {
-        let input = open(path)?;
-        let reader = match &mut reader {
-            Some(reader) => {
-                reader.go_on_with(input);
-                reader
-            }
-            None => reader.insert(Reader::new(input).context("cannot read recordings").map_err(Failure::usage)?),
-        };
-        let in_file = || format!("cannot read `{}`", escape_os(path));
-        while let Some(block) = reader.next_block().with_context(in_file).map_err(Failure::usage)? {
-            progress.at(reader.offset());
-            replayer.block(block).with_context(in_file).map_err(Failure::usage)?;
-            if replayer.past_range {
-                break;
-            }
-        }
-    }
-    let damage = reader.map(|reader| reader.damage()).unwrap_or_default();
+    let read = blocks(reading, progress, |block| {
+        replayer.block(block)?;
+        Ok(if replayer.past_range { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
     if replayer.about.is_none() {
-        return Err(no_recording(reading, damage));
+        return Err(no_recording(reading, read.damage));
     }
-    drop(progress);
-    let replayed = replayer.end(damage)?;
+    let replayed = replayer.end(read.damage)?;
     if !reading.quiet {
         remark(&replayed);
     }
     Ok(replayed)
-}
-
-pub type Input = Box<dyn Read>;
-
-/// A recording, or the standard input.
-pub fn open(path: &Path) -> Result<Input, Failure> {
-    if path.as_os_str() == "-" {
-        return Ok(Box::new(std::io::stdin()));
-    }
-    let file = File::open(path).with_context(|| format!("cannot open `{}`", escape_os(path)));
-    Ok(Box::new(file.map_err(Failure::usage)?))
-}
-
-pub fn no_recording(reading: &Reading, damage: Damage) -> Failure {
-    let names: Vec<String> = reading.files.iter().map(|path| format!("`{}`", escape_os(path))).collect();
-    let names = names.join(", ");
-    match damage.newer {
-        Some(version) => {
-            let error = anyhow::anyhow!("{names} was made by a newer fdtrace (format {version})");
-            Failure::usage(error).with_hint("read it with that version or a later one")
-        }
-        None => Failure::usage(anyhow::anyhow!("{names} is not a recording of fdtrace, or nothing of it is left"))
-            .with_hint("recordings are made with `fdtrace -o FILE.fdt …`"),
-    }
-}
-
-/// What a reader should know of the file, in so many lines.
-pub fn remarks(damage: Damage, ended: bool) -> Vec<String> {
-    let mut remarks = Vec::new();
-    if damage.skipped > 0 {
-        remarks.push(format!("{} bytes of the file are damaged and were skipped", damage.skipped));
-    }
-    if damage.missing > 0 {
-        remarks.push(format!("{} blocks are missing", damage.missing));
-    }
-    if let Some(version) = damage.newer {
-        remarks.push(format!("some blocks were made by a newer fdtrace (format {version}) and were skipped"));
-    }
-    if !ended {
-        remarks.push(
-            "the recording has no end: the recorder was killed, or is still at work; the last 200 ms or 256 KiB before \
-             that are missing"
-                .to_owned(),
-        );
-    }
-    remarks
 }
 
 fn remark(replayed: &Replayed) {
@@ -381,83 +318,6 @@ fn boot(about: &About, point: Point) -> u64 {
         Point::Wall(wall) => wall - i128::from(about.started_wall) + i128::from(about.started_boot),
     };
     u64::try_from(nanos.max(0)).unwrap_or(u64::MAX)
-}
-
-/// Lines of source and native stacks that the recording has.
-#[derive(Default)]
-struct Lines {
-    texts: HashMap<InProcess, BTreeMap<u32, String>>,
-    /// By thread and time.
-    stacks: HashMap<(u32, u64), Vec<Rc<Frame>>>,
-    bytes: usize,
-}
-
-/// A file as a process names it.
-type InProcess = (u32, Rc<[u8]>);
-
-/// Bytes of lines and stacks that are remembered.
-const LINES_BYTES: usize = 64 << 20;
-
-impl Lines {
-    /// They stand in the file behind what they are about. A stream cannot be read twice, and may have them too late.
-    fn look_ahead(&mut self, path: &Path) -> Result<(), Failure> {
-        if !path.is_file() {
-            return Ok(());
-        }
-        let in_file = || format!("cannot read `{}`", escape_os(path));
-        let reader = Reader::new(open(path)?).with_context(in_file).map_err(Failure::usage)?;
-        let mut reader = reader.only(block::DEFINITIONS);
-        while let Some(block) = reader.next_block().with_context(in_file).map_err(Failure::usage)? {
-            if block.head.block == block::DEFINITIONS {
-                self.learn(&block.content);
-            }
-        }
-        Ok(())
-    }
-
-    fn learn(&mut self, content: &[u8]) {
-        let Ok(definitions) = serde_json::from_slice::<Definitions>(content) else { return };
-        let Definitions { lines, frames, stacks } = definitions;
-        let name = |bytes: Vec<u8>| (!bytes.is_empty()).then(|| Name::new(&bytes));
-        let frames: Vec<Rc<Frame>> = frames
-            .into_iter()
-            .map(|NativeFrame { function, file, line, module }| {
-                self.bytes += function.len() + file.len() + module.len() + size_of::<Frame>();
-                let function = Name::new(&function);
-                Rc::new(Frame { function, file: name(file), line, module: name(module), source: None })
-            })
-            .collect();
-        for NativeStack { tid, time, frames: places } in stacks {
-            self.bytes += 64 + places.len() * size_of::<usize>();
-            let stack = places.iter().filter_map(|place| frames.get(usize::try_from(*place).ok()?).cloned());
-            if self.bytes < LINES_BYTES {
-                self.stacks.entry((tid, time)).or_insert_with(|| stack.collect());
-            }
-        }
-        for SourceLine { pid, file, line, text } in lines {
-            self.bytes += text.len() + 64;
-            if self.bytes < LINES_BYTES {
-                self.texts.entry((pid, file.into())).or_default().entry(line).or_insert(text);
-            }
-        }
-    }
-
-    fn fill(&self, finding: &mut Finding) {
-        for act in finding.acts_mut() {
-            let pid = act.pid;
-            if act.who.native.is_empty()
-                && let Some(stack) = self.stacks.get(&(act.tid, act.time))
-            {
-                act.who.native = stack.iter().map(|frame| Frame::clone(frame)).collect();
-            }
-            for frame in act.who.python.iter_mut().chain(&mut act.who.native) {
-                if let (Some(file), Some(line), None) = (&frame.file, frame.line, &frame.source) {
-                    let known = self.texts.get(&(pid, Rc::clone(&file.0))).and_then(|lines| lines.get(&line));
-                    frame.source = known.cloned();
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::{
 
 use super::{
     failure::{Failure, INCOMPLETE, Outcome},
+    progress::Progress,
     replay::replay,
 };
 
@@ -30,7 +31,7 @@ pub fn report(plan: &ReportPlan) -> Result<Outcome, Failure> {
         let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
         sinks.push(Box::new(Folding::new(JsonSink::new(file), plan.output.notes)));
     }
-    let replayed = replay(&plan.reading, &mut Sinks(sinks), false)?;
+    let replayed = replay(&plan.reading, &mut Sinks(sinks), Progress::over(&plan.reading, true), false)?;
     let found = plan.findings_exit.filter(|(level, _)| replayed.summary.findings.reach(confidence(*level)));
     let incomplete = replayed.summary.lost > 0 || replayed.damage != Default::default() || !replayed.ended;
     Ok(Outcome::Exit(match found {

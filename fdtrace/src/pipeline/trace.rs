@@ -60,6 +60,9 @@ pub fn run(plan: Plan) -> Result<Outcome, Failure> {
         };
         let live = Live::start(&settings).map_err(Failure::cannot_observe)?;
         let mut session = Session::new(live, sinks, recorder, quiet);
+        if !plan.output.exports.is_empty() {
+            session.stages = session.stages.with_lifetimes();
+        }
         let outcome = session.trace(&plan, started).await;
         session.end(&plan, outcome)
     })

@@ -1,5 +1,5 @@
-//! For sinks that tell each finding as it comes: equal findings are told once, and counted; notes are told only with an
-//! incident that has something to say.
+//! For sinks that tell findings as they come, and no lifetimes: equal findings are told once, and counted; notes are told
+//! only with an incident that has something to say.
 //!
 //! A storm of ten thousand findings becomes the first of them, at once, and a count with the last, at the end. Nothing is
 //! decided here about what is a mistake.
@@ -97,10 +97,6 @@ impl<S: Sink> Sink for Folding<S> {
             result = result.and(self.tell(&note));
         }
         result.and(self.tell(finding))
-    }
-
-    fn lifetime(&mut self, lifetime: &super::lifetime::Lifetime) -> io::Result<()> {
-        self.inner.lifetime(lifetime)
     }
 
     fn mark(&mut self, mark: &Mark) -> io::Result<()> {

@@ -5,6 +5,7 @@ mod attach;
 mod blog;
 mod fork;
 mod harness;
+mod killed;
 mod loss;
 mod misuse;
 mod pipelines;

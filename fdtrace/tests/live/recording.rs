@@ -1,13 +1,14 @@
-//! What is recorded is told again as it was told live, and a recorder that is killed leaves a good file.
+//! What is recorded is told again as it was told live, also where the program is not.
 
 use std::{
+    path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
 };
 
-use super::harness::{FDTRACE, Scratch, plain};
+use super::harness::{FDTRACE, Scratch, plain, pythons};
 
-const PROGRAM: &str = "\
+/// Threads and children, and a read of what was closed.
+pub const PROGRAM: &str = "\
 import os, sys, threading
 parent = os.getppid()
 def work(n):
@@ -31,48 +32,128 @@ for _ in range(5):
     os.wait()
 ";
 
-#[test]
-#[ignore = "needs root and a kernel with BTF"]
-fn the_same_is_told_without_the_program() {
-    let scratch = Scratch::new();
-    let script = scratch.write("program.py", PROGRAM);
-    let (file, live, again) = (scratch.path("x.fdt"), scratch.path("live.json"), scratch.path("again.json"));
+const BLOG: &str = include_str!("../../../demo/blog.py");
+
+const NATIVE: &str = r#"
+#include <fcntl.h>
+#include <unistd.h>
+static __attribute__((noinline)) int opener(void) { int fd = open("/dev/zero", 0); __asm__ volatile(""); return fd; }
+static __attribute__((noinline)) void closer(int fd) { close(fd); __asm__ volatile(""); }
+static __attribute__((noinline)) int reader(int fd) { char b[8]; int r = read(fd, b, 8); __asm__ volatile(""); return r; }
+int main(void) {
+    int fd = opener();
+    closer(fd);
+    reader(fd);
+    usleep(300000);
+    return 0;
+}
+"#;
+
+/// Records a command, has `leave` take the program away, and has it all told again. Returns what was told to a program
+/// and to people.
+fn told_twice(scratch: &Scratch, options: &[&str], command: &[&Path], leave: impl FnOnce()) -> (String, String) {
+    let [file, live, again] = ["x.fdt", "live.json", "again.json"].map(|name| scratch.path(name));
+    let [lives, lives_again] = ["lives.jsonl", "lives-again.jsonl"].map(|name| scratch.path(name));
     let mut fdtrace = Command::new(FDTRACE);
-    fdtrace.arg("-o").arg(&file).arg("--json").arg(&live).args(["--", "python3"]).arg(&script).arg("200");
-    assert!(fdtrace.stdin(Stdio::null()).output().expect("fdtrace runs").status.success());
-    std::fs::remove_file(&script).expect("the program goes away");
-    let told = Command::new(FDTRACE).arg("report").arg(&file).arg("--json").arg(&again).output().expect("fdtrace runs");
+    fdtrace.args(options).arg("--force").arg("-o").arg(&file).arg("--json").arg(&live);
+    fdtrace.arg("--export").arg(format!("jsonl={}", lives.display())).arg("--").args(command);
+    let told_live = fdtrace.stdin(Stdio::null()).output().expect("fdtrace runs");
+    leave();
+    // Elsewhere: another folder, and nothing in the environment that leads back.
+    let elsewhere = |verb: &str| {
+        let mut fdtrace = Command::new(FDTRACE);
+        fdtrace.arg(verb).arg(&file).arg("--force").current_dir("/").env_clear().stdin(Stdio::null());
+        fdtrace
+    };
+    let told = elsewhere("report").arg("--json").arg(&again).output().expect("fdtrace runs");
     assert!(told.status.success());
-    let (live, again) = (std::fs::read_to_string(live), std::fs::read_to_string(again));
-    assert!(live.is_ok_and(|live| live.contains("use-after-close") && Some(live) == again.ok()), "byte for byte");
-    assert_eq!(plain(&["verify", file.to_str().expect("a name")]).status, Some(0));
+    let exported = elsewhere("export").args(["--to", "jsonl", "-o"]).arg(&lives_again).status().expect("fdtrace runs");
+    assert!(exported.success());
+    let name = format!("{options:?} {command:?}");
+    let [live, again, lives, lives_again] = [live, again, lives, lives_again].map(|path| {
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name}: {}: {error}", path.display()))
+    });
+    same(&live, &again, &name);
+    same(&lives, &lives_again, &name);
+    assert!(lives.contains(r#""type":"lifetime""#), "{name}");
+    assert_eq!(plain(&["verify", file.to_str().expect("a plain path")]).status, Some(0), "{name}");
+    let [first, second] = [told_live.stdout, told.stdout].map(|text| String::from_utf8_lossy(&text).into_owned());
+    // What the program says itself goes to the same place, before the report of it.
+    assert!(first.ends_with(&second), "{name}: live\n{first}\nand again\n{second}");
+    (again, second)
+}
+
+fn same(live: &str, again: &str, name: &str) {
+    let mut lines = live.lines().zip(again.lines());
+    if let Some((live, again)) = lines.find(|(live, again)| live != again) {
+        let [live, again] = [live, again].map(|line| line.get(..2000).unwrap_or(line));
+        panic!("{name}: told live\n{live}\nand again\n{again}");
+    }
+    assert_eq!(live.len(), again.len(), "{name}: one has more lines");
 }
 
 #[test]
 #[ignore = "needs root and a kernel with BTF"]
-fn killed_at_any_moment_it_leaves_a_good_file() {
+fn the_same_is_told_without_the_program() {
     let scratch = Scratch::new();
-    let script = scratch.write("program.py", PROGRAM);
-    let rounds: u64 = std::env::var("FDTRACE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
-    let mut told = 0;
-    for round in 0..rounds {
-        let file = scratch.path(&format!("{round}.fdt"));
-        let mut fdtrace = Command::new(FDTRACE);
-        fdtrace.arg("-o").arg(&file).args(["--json", "/dev/null", "--", "python3"]).arg(&script).arg("100000");
-        let mut child =
-            fdtrace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
-        std::thread::sleep(Duration::from_millis(600 + round * 7919 % 1900));
-        child.kill().expect("killed");
-        child.wait().expect("gone");
-        if !file.exists() {
-            continue;
-        }
-        let report = plain(&["verify", file.to_str().expect("a name")]);
-        // Only the block that was being written may be cut.
-        let cut = report.stdout.contains("bytes of the file are damaged");
-        assert!(report.status == Some(0) || cut, "round {round}: {}{}", report.stdout, report.stderr);
-        assert!(report.stdout.contains("has no end"), "round {round}: {}", report.stdout);
-        told += 1;
+    let stress = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/live/stress.py");
+    let stress = std::fs::read_to_string(stress).expect("a program");
+    let ring = ["--ring-size", "65536"];
+    for (options, text, arguments) in [
+        (&ring[..], PROGRAM, &["200"][..]),
+        (&["--no-stacks"], PROGRAM, &["100"]),
+        (&ring, &stress, &["1", "400", "1"]),
+        (&["--notes"], BLOG, &[]),
+    ] {
+        let script = scratch.write("program.py", text);
+        let mut command = vec![Path::new("python3"), &script];
+        command.extend(arguments.iter().map(Path::new));
+        let gone = || std::fs::remove_file(&script).expect("the program goes away");
+        let (json, _) = told_twice(&scratch, options, &command, gone);
+        assert!(json.contains(r#""type":"finding""#), "{text}");
     }
-    assert!(told > rounds / 2, "only {told} of {rounds} files were begun");
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn the_blog_is_explained_without_its_interpreter_and_source() {
+    let scratch = Scratch::new();
+    let script = scratch.write("a.py", BLOG);
+    let python = pythons().pop().expect("a Python");
+    let binary = Command::new(python).args(["-c", "import sys; print(sys.executable)"]).output().expect("it runs");
+    let binary = PathBuf::from(String::from_utf8_lossy(&binary.stdout).trim());
+    let copy = scratch.path("python3");
+    std::fs::copy(binary.canonicalize().expect("a file"), &copy).expect("a copy of the interpreter");
+    let (json, report) = told_twice(&scratch, &[], &[&copy, &script], || {
+        std::fs::remove_file(&copy).expect("the interpreter goes away");
+        std::fs::remove_file(&script).expect("the source goes away");
+    });
+    assert!(json.contains("foreign-close") && json.contains("stale-close"), "{json}");
+    for line in ["a.py:5", "a.py:9", "a.py:10", "os.close(", "root cause"] {
+        assert!(report.contains(line), "{line} in:\n{report}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn a_native_program_is_explained_without_its_binary_and_source() {
+    let scratch = Scratch::new();
+    let source = scratch.write("native.c", NATIVE);
+    let program = scratch.path("native");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O2", "-g", "-fomit-frame-pointer", "-o"]).arg(&program).arg(&source);
+    if !compiler.status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no C compiler");
+        return;
+    }
+    let (json, report) = told_twice(&scratch, &[], &[&program], || {
+        std::fs::remove_file(&program).expect("the binary goes away");
+        std::fs::remove_file(&source).expect("the source goes away");
+    });
+    for name in ["opener", "closer", "reader"] {
+        assert!(json.contains(&format!(r#""function":"{name}""#)), "{name} in:\n{json}");
+    }
+    for line in ["native.c:4", "native.c:5", "native.c:6"] {
+        assert!(report.contains(line), "{line} in:\n{report}");
+    }
 }

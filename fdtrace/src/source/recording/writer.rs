@@ -205,18 +205,7 @@ impl Recorder {
     /// as of position `pos`.
     pub fn snapshot(&mut self, pos: u64, state: impl FnOnce(&mut dyn FnMut(&[u8]))) -> io::Result<()> {
         self.write_data()?;
-        if self.must_rotate() {
-            let next = self.about.segment + 1;
-            // The old file is left only when there is a new one.
-            let out = (self.open)(next)?;
-            self.out.flush()?;
-            self.out = out;
-            self.about.segment = next;
-            (self.written, self.opened) = (0, Instant::now());
-            self.known_lines.clear();
-            self.known_stacks.clear();
-            self.write_about()?;
-        }
+        let rotated = if self.must_rotate() { self.rotate() } else { Ok(()) };
         let mut packer = Packer::default();
         let mut head = Head { first_pos: pos, ..Head::default() };
         let mut add = |record: &[u8]| {
@@ -239,7 +228,21 @@ impl Recorder {
         self.last_snapshot = Instant::now();
         self.write(head, &packer.take())?;
         self.since_snapshot = 0;
-        Ok(())
+        rotated
+    }
+
+    /// Goes on in another file. The old one is left only when there is a new one; if there is none, it is gone on with
+    /// for as long as another would have been.
+    fn rotate(&mut self) -> io::Result<()> {
+        (self.written, self.opened) = (0, Instant::now());
+        let next = self.about.segment + 1;
+        let out = (self.open)(next)?;
+        self.out.flush()?;
+        self.out = out;
+        self.about.segment = next;
+        self.known_lines.clear();
+        self.known_stacks.clear();
+        self.write_about()
     }
 
     /// Tells what is traced, now that it is known.
