@@ -114,8 +114,8 @@ struct Trace {
     /// Annotate a run of GitHub Actions, on standard output
     #[arg(long)]
     github: bool,
-    /// Write the run in another form too, as `export` does of a recording: jsonl, csv, csv-findings, sqlite, perfetto or
-    /// html (may be given again; `-`: standard output)
+    /// Write the run in another form too, as `export` does of a recording: as `--to` of `fdtrace export --help` names it
+    /// (may be given again; `-`: standard output)
     #[arg(long = "export", value_name = "FORMAT=FILE", value_parser = recordings::export_file)]
     exports: Vec<ExportFile>,
     /// Record the run, to be looked at later with `report`, `timeline` and `export` (`-`: standard output)

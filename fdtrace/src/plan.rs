@@ -157,10 +157,17 @@ pub struct ExportFile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     JsonLines,
-    /// One table: the lifetimes, or the findings.
-    CsvLifetimes,
-    CsvFindings,
+    Csv(Table),
     Sqlite,
     Perfetto,
     Html,
+    /// One table, like CSV.
+    Parquet(Table),
+}
+
+/// What the rows of a file are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    Lifetimes,
+    Findings,
 }

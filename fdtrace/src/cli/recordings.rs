@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
 use crate::plan::{
-    ExportFile, ExportPlan, Filter, Format, Level, Output, Point, Range, Reading, ReportPlan, TimelinePlan,
+    ExportFile, ExportPlan, Filter, Format, Level, Output, Point, Range, Reading, ReportPlan, Table, TimelinePlan,
 };
 
 use super::{FailOn, seconds};
@@ -162,17 +162,23 @@ enum To {
     Perfetto,
     /// One page to look at in a browser, without a network
     Html,
+    /// Lifetimes, for data lakes (a fdtrace built with `--features parquet`)
+    Parquet,
+    /// Findings, for data lakes
+    ParquetFindings,
 }
 
 impl From<To> for Format {
     fn from(to: To) -> Self {
         match to {
             To::Jsonl => Self::JsonLines,
-            To::Csv => Self::CsvLifetimes,
-            To::CsvFindings => Self::CsvFindings,
+            To::Csv => Self::Csv(Table::Lifetimes),
+            To::CsvFindings => Self::Csv(Table::Findings),
             To::Sqlite => Self::Sqlite,
             To::Perfetto => Self::Perfetto,
             To::Html => Self::Html,
+            To::Parquet => Self::Parquet(Table::Lifetimes),
+            To::ParquetFindings => Self::Parquet(Table::Findings),
         }
     }
 }

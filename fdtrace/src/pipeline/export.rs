@@ -10,16 +10,8 @@ use anyhow::Context;
 use crate::{
     plan::{ExportFile, ExportPlan, Format, TimelinePlan},
     sink::{
-        Sink, Sinks,
-        csv::{CsvSink, Rows},
-        filter::Filtered,
-        html::HtmlSink,
-        json::JsonSink,
-        lanes::LanesSink,
-        output,
-        perfetto::PerfettoSink,
-        sqlite::SqliteSink,
-        text::TextOptions,
+        Sink, Sinks, csv::CsvSink, filter::Filtered, html::HtmlSink, json::JsonSink, lanes::LanesSink, output,
+        perfetto::PerfettoSink, sqlite::SqliteSink, text::TextOptions,
     },
 };
 
@@ -39,23 +31,32 @@ pub fn export(plan: &ExportPlan) -> Result<Outcome, Failure> {
 /// Begins an export, of a recording or of a live run.
 pub fn open(export: &ExportFile, force: bool) -> Result<Box<dyn Sink>, Failure> {
     let ExportFile { format, path } = export;
-    let is_text = matches!(format, Format::JsonLines | Format::CsvLifetimes | Format::CsvFindings);
+    let is_text = matches!(format, Format::JsonLines | Format::Csv(_));
     if !is_text && path == Path::new("-") && io::stdout().is_terminal() {
         return Err(Failure::usage(anyhow::anyhow!("this format is not for a terminal")).with_hint("name a file"));
+    }
+    if matches!(format, Format::Parquet(_)) && !cfg!(feature = "parquet") {
+        return Err(Failure::usage(anyhow::anyhow!("this fdtrace was built without Parquet"))
+            .with_hint("build it with `cargo build --release --features parquet`"));
     }
     let file = output::create(path, force).map_err(Failure::usage)?;
     let sink = sink(*format, BufWriter::with_capacity(1 << 18, file)).context("cannot begin the export");
     sink.map_err(Failure::usage)
 }
 
-fn sink(format: Format, out: impl Write + 'static) -> io::Result<Box<dyn Sink>> {
+fn sink(format: Format, out: impl Write + Send + 'static) -> io::Result<Box<dyn Sink>> {
     Ok(match format {
         Format::JsonLines => Box::new(JsonSink::buffered(out)),
-        Format::CsvLifetimes => Box::new(CsvSink::new(out, Rows::Lifetimes)),
-        Format::CsvFindings => Box::new(CsvSink::new(out, Rows::Findings)),
+        Format::Csv(table) => Box::new(CsvSink::new(out, table)),
         Format::Sqlite => Box::new(SqliteSink::new(out)?),
         Format::Perfetto => Box::new(PerfettoSink::new(out)),
         Format::Html => Box::new(HtmlSink::new(out)?),
+        #[cfg(feature = "parquet")]
+        Format::Parquet(table) => Box::new(crate::sink::parquet::ParquetSink::new(out, table)?),
+        #[cfg(not(feature = "parquet"))]
+        Format::Parquet(_) => {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
     })
 }
 

@@ -13,18 +13,12 @@ use super::{
 use crate::{
     detect::finding::{Act, Finding, Name},
     escape::escape_terminal,
+    plan::Table,
 };
-
-/// Which table: a file holds one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
-    Lifetimes,
-    Findings,
-}
 
 pub struct CsvSink<W: Write> {
     out: W,
-    rows: Rows,
+    table: Table,
     meta: Option<RunMeta>,
 }
 
@@ -34,8 +28,8 @@ const FINDINGS: &str = "rule,confidence,severity,incident,pid,process,fd,generat
     culprit_tid,culprit_call,victim_tid,victim_call";
 
 impl<W: Write> CsvSink<W> {
-    pub fn new(out: W, rows: Rows) -> Self {
-        Self { out, rows, meta: None }
+    pub fn new(out: W, table: Table) -> Self {
+        Self { out, table, meta: None }
     }
 
     fn row(&mut self, cells: &[Cell<'_>]) -> io::Result<()> {
@@ -91,15 +85,15 @@ fn verb(act: &Act) -> &'static str {
 impl<W: Write> Sink for CsvSink<W> {
     fn meta(&mut self, meta: &RunMeta) -> io::Result<()> {
         self.meta = Some(meta.clone());
-        let head = match self.rows {
-            Rows::Lifetimes => LIFETIMES,
-            Rows::Findings => FINDINGS,
+        let head = match self.table {
+            Table::Lifetimes => LIFETIMES,
+            Table::Findings => FINDINGS,
         };
         write!(self.out, "{head}\r\n")
     }
 
     fn finding(&mut self, finding: &Finding) -> io::Result<()> {
-        if self.rows != Rows::Findings {
+        if self.table != Table::Findings {
             return Ok(());
         }
         let who = |act: &Option<Act>| act.as_ref().map_or(Cell::Nothing, |act| number(act.tid));
@@ -129,7 +123,7 @@ impl<W: Write> Sink for CsvSink<W> {
     }
 
     fn lifetime(&mut self, lifetime: &Lifetime) -> io::Result<()> {
-        if self.rows != Rows::Lifetimes {
+        if self.table != Table::Lifetimes {
             return Ok(());
         }
         let Lifetime { opened, closed, .. } = lifetime;

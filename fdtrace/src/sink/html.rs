@@ -4,7 +4,10 @@
 //! The data is a row of JSON arrays, compressed and in base64, written while it comes: what is held in memory is one row.
 //! Names are escaped here, and the page puts them in as text, never as markup.
 
-use std::io::{self, Write};
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+};
 
 use base64::{prelude::BASE64_STANDARD, write::EncoderWriter};
 use flate2::{Compression, write::GzEncoder};
@@ -31,14 +34,20 @@ pub struct HtmlSink<W: Write> {
     rows: Option<Encoder<W>>,
     after: &'static str,
     started: u64,
+    /// Stacks that the page has, by what they say; it numbers them as they come.
+    stacks: HashMap<String, u32>,
+    stack_bytes: usize,
 }
+
+/// Bytes of stacks that are remembered. Those that come later are written each time.
+const STACKS_BYTES: usize = 32 << 20;
 
 impl<W: Write> HtmlSink<W> {
     pub fn new(mut out: W) -> io::Result<Self> {
         let (before, after) = PAGE.split_once(HERE).unwrap_or((PAGE, ""));
         out.write_all(before.as_bytes())?;
         let rows = GzEncoder::new(EncoderWriter::new(out, &BASE64_STANDARD), Compression::fast());
-        Ok(Self { rows: Some(rows), after, started: 0 })
+        Ok(Self { rows: Some(rows), after, started: 0, stacks: HashMap::new(), stack_bytes: 0 })
     }
 
     fn row(&mut self, row: &Value) -> io::Result<()> {
@@ -52,10 +61,30 @@ impl<W: Write> HtmlSink<W> {
         boot.cast_signed().wrapping_sub(self.started.cast_signed())
     }
 
-    fn act(&self, act: &Act) -> Value {
+    /// The number of a stack, which is written when it is new; `null`: there is none.
+    fn stack(&mut self, act: &Act) -> io::Result<Value> {
+        if act.who.python.is_empty() && act.who.native.is_empty() {
+            return Ok(Value::Null);
+        }
+        let row = json!(["k", places(&act.who.python), places(&act.who.native)]);
+        let said = row.to_string();
+        if let Some(number) = self.stacks.get(&said) {
+            return Ok(json!(number));
+        }
+        if self.stack_bytes > STACKS_BYTES {
+            return Ok(json!([row[1], row[2]]));
+        }
+        self.row(&row)?;
+        let number = self.stacks.len() as u32;
+        self.stack_bytes += said.len();
+        self.stacks.insert(said, number);
+        Ok(json!(number))
+    }
+
+    fn act(&mut self, act: &Act) -> io::Result<Value> {
+        let stack = self.stack(act)?;
         let owner = act.who.owner.as_ref().map(|owner| format!("{} {:#x}", owner.kind, owner.address));
-        let stack: Vec<String> = act.who.python.iter().chain(&act.who.native).map(place).collect();
-        json!([
+        Ok(json!([
             self.time(act.time),
             act.verb.name(),
             act.call,
@@ -71,12 +100,16 @@ impl<W: Write> HtmlSink<W> {
             owner,
             act.who.task.as_ref().map(text),
             stack
-        ])
+        ]))
     }
 }
 
 fn text(name: &Name) -> String {
     escape_terminal(&name.0)
+}
+
+fn places(frames: &[Frame]) -> Vec<String> {
+    frames.iter().map(place).collect()
 }
 
 fn place(frame: &Frame) -> String {
@@ -98,7 +131,7 @@ impl<W: Write> Sink for HtmlSink<W> {
     }
 
     fn finding(&mut self, finding: &Finding) -> io::Result<()> {
-        let timeline: Vec<Value> = finding.timeline.iter().map(|act| self.act(act)).collect();
+        let timeline: Vec<Value> = finding.timeline.iter().map(|act| self.act(act)).collect::<io::Result<_>>()?;
         let row = json!([
             "f",
             finding.rule,
@@ -124,6 +157,8 @@ impl<W: Write> Sink for HtmlSink<W> {
     }
 
     fn lifetime(&mut self, lifetime: &Lifetime) -> io::Result<()> {
+        let opened = self.brief(&lifetime.opened)?;
+        let closed = lifetime.closed.as_ref().map(|act| self.brief(act)).transpose()?;
         let row = json!([
             "l",
             lifetime.pid,
@@ -137,8 +172,8 @@ impl<W: Write> Sink for HtmlSink<W> {
             u8::from(lifetime.cloexec),
             self.time(lifetime.opened.time),
             lifetime.ended().map(|ended| self.time(ended)),
-            self.brief(&lifetime.opened),
-            lifetime.closed.as_ref().map(|act| self.brief(act))
+            opened,
+            closed
         ]);
         self.row(&row)
     }
@@ -155,15 +190,15 @@ impl<W: Write> Sink for HtmlSink<W> {
 
 impl<W: Write> HtmlSink<W> {
     /// An act whose descriptor is known from where it stands.
-    fn brief(&self, act: &Act) -> Value {
+    fn brief(&mut self, act: &Act) -> io::Result<Value> {
         let owner = act.who.owner.as_ref().map(|owner| format!("{} {:#x}", owner.kind, owner.address));
-        let stack: Vec<String> = act.who.python.iter().chain(&act.who.native).map(place).collect();
+        let stack = self.stack(act)?;
         let mut row =
             vec![json!(self.time(act.time)), json!(act.verb.name()), json!(act.call), json!(act.pid), json!(act.tid)];
-        if owner.is_some() || act.who.task.is_some() || !stack.is_empty() {
-            row.extend([json!(owner), json!(act.who.task.as_ref().map(text)), json!(stack)]);
+        if owner.is_some() || act.who.task.is_some() || !stack.is_null() {
+            row.extend([json!(owner), json!(act.who.task.as_ref().map(text)), stack]);
         }
-        Value::Array(row)
+        Ok(Value::Array(row))
     }
 }
 

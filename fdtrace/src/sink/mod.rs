@@ -17,6 +17,8 @@ pub mod junit;
 pub mod lanes;
 pub mod lifetime;
 pub mod output;
+#[cfg(feature = "parquet")]
+pub mod parquet;
 pub mod perfetto;
 mod place;
 pub mod run;

@@ -15,13 +15,16 @@ use fdtrace::source::{
 };
 
 use super::{
-    harness::{FDTRACE, Scratch, plain},
+    harness::{FDTRACE, Scratch, plain, wait_for},
     recording::PROGRAM,
 };
 
 /// What is not written yet when a recorder is killed: the last 200 ms. The rest is for machines with more to do than
 /// cores, on which a recorder waits for its turn.
 const LATE: Duration = Duration::from_millis(200 + 800);
+
+/// A file is so long when the program runs and not only its interpreter starts.
+const AT_WORK: u64 = 64 << 10;
 
 /// The last record of a file, and how many there are.
 fn last_record(path: &Path) -> (u64, u64) {
@@ -51,13 +54,19 @@ fn killed_at_any_moment_it_leaves_a_good_file() {
         fdtrace.arg("-o").arg(&file).args(["--json", "/dev/null", "--", "python3"]).arg(&script).arg("10000000");
         let mut child =
             fdtrace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        // Every fourth is killed at any moment of its start, the others when they are at work.
+        if round % 4 != 3 {
+            let at_work = || std::fs::metadata(&file).is_ok_and(|about| about.len() > AT_WORK);
+            wait_for("the program is at work", at_work);
+        }
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let moment = Duration::from_millis(600 + (dice >> 33) % 1900);
+        let moment = Duration::from_millis((dice >> 33) % 1500);
         std::thread::sleep(moment);
         let killed = clock::boot_ns();
         child.kill().expect("killed");
         child.wait().expect("gone");
-        if !file.exists() {
+        if std::fs::metadata(&file).map_or(0, |about| about.len()) == 0 {
+            let _ = std::fs::remove_file(&file);
             continue;
         }
         let name = file.to_str().expect("a plain path");
