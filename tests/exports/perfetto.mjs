@@ -66,5 +66,11 @@ const found = {
   stacks: await number("select count(*) n from args where flat_key glob 'debug.*python*'"),
   processes: await number("select count(*) n from process where pid != 0"),
 };
-console.log(JSON.stringify({ problems, ...found }));
-process.exit(0);
+let failed = 0;
+function check(name, good, told) { if (!good) failed++; console.log(`${good ? "ok     " : "FAILED "} perfetto: ${name}  ${JSON.stringify(told)}`); }
+check("it is imported without an error", problems.length === 0, problems);
+check("each generation is a slice, each number a lane", found.slices > 1000 && found.lanes > 10 && found.processes > 1, found);
+check("findings are there", found.findings > 0, found.findings);
+check("arrows lead to them", found.flows > 0 && found.led > 0, found.led);
+check("stacks are there", found.stacks > 0, found.stacks);
+process.exit(failed ? 1 : 0);

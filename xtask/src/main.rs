@@ -9,6 +9,7 @@ mod check_layers;
 mod command;
 mod corpus;
 mod demo;
+mod exports;
 mod run;
 mod scan;
 mod setup;
@@ -41,6 +42,8 @@ enum Chore {
     /// The loops that `bench` measures
     #[command(hide = true)]
     Load(bench::load::Options),
+    /// Open exports with the tools that they are made for
+    Exports(exports::Options),
     /// Check that every module of fdtrace keeps to the data flow
     CheckLayers,
 }
@@ -65,6 +68,7 @@ fn perform(chore: &Chore) -> Result<ExitCode> {
         Chore::Vm(options) => vm::vm(options),
         Chore::Bench(options) => bench::bench(options).map(|()| ExitCode::SUCCESS),
         Chore::Load(options) => bench::load::load(options).map(|()| ExitCode::SUCCESS),
+        Chore::Exports(options) => exports::exports(options).map(|()| ExitCode::SUCCESS),
         Chore::CheckLayers => check_layers::check_layers().map(|()| ExitCode::SUCCESS),
     }
 }

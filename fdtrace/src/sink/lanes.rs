@@ -110,15 +110,17 @@ impl<W: Write> LanesSink<W> {
     }
 
     fn ruler(&self, room: usize) -> String {
-        let span = (self.span.1 - self.span.0) as f64;
+        let span = self.span.1 - self.span.0;
+        let step = round_step(span / (room as u64 / 14).max(2));
         let mut ruler = String::new();
-        let marks = (room / 16).max(2);
-        for mark in 0..marks {
-            let at = room * mark / marks;
-            while columns(&ruler) < at {
-                ruler.push(' ');
+        for time in (0..=span).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+            let at = self.column(self.span.0 + time, room);
+            let mark = format!("╵{}", spell_mark(time, step));
+            if columns(&ruler) > at || at + columns(&mark) > room {
+                continue;
             }
-            ruler.push_str(&format!("╵{}", spell(span * at as f64 / room as f64)));
+            ruler.push_str(&" ".repeat(at - columns(&ruler)));
+            ruler.push_str(&mark);
         }
         ruler
     }
@@ -164,11 +166,17 @@ impl<W: Write> LanesSink<W> {
             let marks = match &marks[..] {
                 [] => String::new(),
                 few if few.len() <= 3 => format!("[{}] ", few.join("")),
-                many => format!("[{} shared] ", many.len()),
+                _ => "[…] ".to_owned(),
             };
-            let count = if lane.bars.len() > 1 { format!("×{} ", lane.bars.len()) } else { String::new() };
-            let name = escape_terminal(&lane.last.0);
-            let name = shorten_middle(&format!("{marks}{count}{name}"), room_for_name);
+            let count = match lane.bars.len() {
+                0 | 1 => String::new(),
+                few @ ..10_000 => format!("×{few} "),
+                many => format!("×{}k ", many / 1000),
+            };
+            // The name is what is shortened: what stands before it says how much there is.
+            let before = format!("{marks}{count}");
+            let name = shorten_middle(&escape_terminal(&lane.last.0), room_for_name.saturating_sub(columns(&before)));
+            let name = shorten_middle(&format!("{before}{name}"), room_for_name);
             let line = Line::of(Tone::Strong, format!("{:>6}  ", format!("fd {fd}")))
                 .and(Tone::Gutter, self.cells(lane, room))
                 .and(Tone::Plain, "  ")
@@ -181,24 +189,25 @@ impl<W: Write> LanesSink<W> {
 
     /// Marks below a lane, one for each finding, numbered.
     fn pinned(&mut self, pins: &[Finding], pid: u32, fd: i32, room: usize) -> io::Result<()> {
-        let mut row = vec![' '; room + 12];
-        let mut any = false;
-        for (number, pin) in pins.iter().enumerate().filter(|(_, pin)| (pin.pid, pin.fd) == (pid, fd)) {
+        // Where each mark stands, and the numbers it stands for: those without room for their own are told by the one before.
+        let mut marks: Vec<(usize, usize, usize)> = Vec::new();
+        for (number, pin) in (1..).zip(pins).filter(|(_, pin)| (pin.pid, pin.fd) == (pid, fd)) {
             let at = self.column(pin.time, room);
-            let mark = format!("▲{}", number + 1);
-            // What has no room is in the list below all the same.
-            if row[at..at + mark.chars().count() + 1].iter().all(|cell| *cell == ' ') {
-                for (cell, letter) in row[at..].iter_mut().zip(mark.chars()) {
-                    *cell = letter;
-                }
+            match marks.last_mut() {
+                Some((before, first, last)) if at < *before + columns(&pin_mark(*first, number)) + 1 => *last = number,
+                _ => marks.push((at, number, number)),
             }
-            any = true;
         }
-        if any {
-            let row: String = row.into_iter().collect();
-            self.line(&Line::of(Tone::Error, format!("{:LABEL$}{}", "", row.trim_end())))?;
+        let mut row = String::new();
+        for (at, first, last) in marks {
+            row.push_str(&" ".repeat(at.saturating_sub(columns(&row))));
+            row.push_str(&pin_mark(first, last));
         }
-        Ok(())
+        if row.is_empty() {
+            return Ok(());
+        }
+        let row = shorten_middle(&row, self.width - LABEL);
+        self.line(&Line::of(Tone::Error, format!("{:LABEL$}{row}", "")))
     }
 
     fn legend(&mut self, letters: &HashMap<u64, String>, pins: &[Finding]) -> io::Result<()> {
@@ -236,6 +245,26 @@ impl<W: Write> LanesSink<W> {
 
     fn since(&self, time: u64) -> String {
         spell(time.saturating_sub(self.meta.as_ref().map_or(0, |meta| meta.started_boot)) as f64)
+    }
+}
+
+fn pin_mark(first: usize, last: usize) -> String {
+    if first == last { format!("▲{first}") } else { format!("▲{first}–{last}") }
+}
+
+/// 1, 2 or 5 of a power of ten, not less than `step`.
+fn round_step(step: u64) -> u64 {
+    let power = 10u64.pow(step.max(1).ilog10());
+    [1, 2, 5].map(|times| times * power).into_iter().find(|round| *round >= step).unwrap_or(power.saturating_mul(10))
+}
+
+/// In the unit of the step between marks, which is round.
+fn spell_mark(ns: u64, step: u64) -> String {
+    match step {
+        1_000_000_000.. => format!("{} s", ns / 1_000_000_000),
+        1_000_000.. => format!("{} ms", ns / 1_000_000),
+        1_000.. => format!("{} µs", ns / 1_000),
+        _ => format!("{ns} ns"),
     }
 }
 
@@ -326,6 +355,13 @@ mod tests {
             assert!(text.chars().all(|c| c == '\n' || !c.is_control()));
             assert_eq!(text.lines().filter(|line| line.trim_start().starts_with("fd ")).count(), 6);
         }
+    }
+
+    #[test]
+    fn marks_are_round() {
+        assert_eq!([1, 2, 3, 7, 10, 377_400_000].map(round_step), [1, 2, 5, 10, 10, 500_000_000]);
+        assert_eq!([spell_mark(1_500_000, 500_000), spell_mark(4_000_000_000, 2_000_000_000)], ["1500 µs", "4 s"]);
+        assert_eq!([pin_mark(4, 4), pin_mark(4, 6)], ["▲4", "▲4–6"]);
     }
 
     #[test]

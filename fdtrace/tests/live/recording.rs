@@ -134,6 +134,43 @@ fn the_blog_is_explained_without_its_interpreter_and_source() {
     }
 }
 
+const HOLDS: &str = "\
+import os, sys, time
+held = os.open(sys.argv[1], os.O_RDONLY)
+end = time.monotonic() + 4
+while time.monotonic() < end:
+    os.close(os.open('/dev/null', os.O_RDONLY))
+    time.sleep(0.01)
+os.close(held)
+";
+
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn a_later_file_of_a_rotation_is_read_alone() {
+    let scratch = Scratch::new();
+    let script = scratch.write("holds.py", HOLDS);
+    let held = scratch.write("held", "");
+    let (file, lives) = (scratch.path("x.fdt"), scratch.path("lives.jsonl"));
+    let mut fdtrace = Command::new(FDTRACE);
+    fdtrace.arg("-o").arg(&file).args(["--rotate-time", "1", "--export"]).arg(format!("jsonl={}", lives.display()));
+    let told = fdtrace.args(["--", "python3"]).arg(&script).arg(&held).output().expect("fdtrace runs");
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let mut files = vec![file];
+    files.extend((1..).map(|number| scratch.path(&format!("x.{number}.fdt"))).take_while(|path| path.exists()));
+    assert!(files.len() >= 3, "{files:?}");
+    let export = |files: &[PathBuf]| {
+        let told = Command::new(FDTRACE).arg("export").args(files).args(["--to", "jsonl"]).output().expect("it runs");
+        assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+        String::from_utf8_lossy(&told.stdout).into_owned()
+    };
+    same(&std::fs::read_to_string(lives).expect("an export"), &export(&files), "all files together");
+    // It was opened two files before.
+    let alone = export(&files[2..3]);
+    let name = format!(r#""object":"{}""#, held.display());
+    let held = alone.lines().find(|line| line.contains(r#""type":"lifetime""#) && line.contains(&name));
+    assert!(held.is_some_and(|line| line.contains("already-open")), "{name} in {alone}");
+}
+
 #[test]
 #[ignore = "needs root and a kernel with BTF"]
 fn a_native_program_is_explained_without_its_binary_and_source() {
