@@ -75,8 +75,12 @@ pub const OFFSETS: &str = "OFFSETS";
 pub const CLASSES: &str = "CLASSES";
 /// Global of type `[u8; SYSCALLS]`: the class of each 32-bit system call.
 pub const CLASSES_COMPAT: &str = "CLASSES_COMPAT";
+/// Global of type `[u8; SYSCALLS]`: nonzero for each number that is a call of ours, native or 32-bit.
+pub const HOOKED: &str = "HOOKED";
 /// Global of type `u32`: nonzero when `bpf_get_current_task_btf` exists (5.11 and later).
 pub const HAVE_TASK_BTF: &str = "HAVE_TASK_BTF";
+/// Global of type `u32`: nonzero when the kernel preempts programs.
+pub const PREEMPTIBLE: &str = "PREEMPTIBLE";
 /// Global of type `u32`: nonzero to send kernel-side diagnostics through aya-log.
 pub const DEBUG: &str = "DEBUG";
 

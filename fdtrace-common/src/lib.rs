@@ -7,6 +7,7 @@
 
 pub mod class;
 pub mod globals;
+pub mod next;
 pub mod python;
 pub mod wire;
 pub mod witness;

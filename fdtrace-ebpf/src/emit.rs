@@ -3,18 +3,19 @@
 //! Every attempt adds one to `produced` and, when there is no room, one to `lost` of its class and one to the global
 //! epoch that every later record carries: so user space knows how much is missing, and where.
 
-use core::{
-    intrinsics::{AtomicOrdering, atomic_xadd},
-    mem::MaybeUninit,
-};
+use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_PROD_POS},
     helpers::bpf_ktime_get_boot_ns,
 };
-use fdtrace_common::wire::{Header, Plain, Scratch, TracedProcess, loss, shared};
+use fdtrace_common::wire::{Header, PerCpu, Plain, Scratch, TracedProcess, loss};
 
-use crate::maps::{EVENTS, PER_CPU, SCRATCH, SHARED};
+use crate::{
+    maps::{EVENTS, PER_CPU, SCRATCH},
+    shared::{ARMED, LOST_EPOCH, add_one},
+    turns::{self, Room},
+};
 
 /// Bytes reserved in the ring so far: the position of the next record.
 #[inline(always)]
@@ -46,7 +47,7 @@ pub unsafe fn fill_header(header: *mut Header, kind: u16, flags: u16, who: Subje
     unsafe {
         (*header).kind = kind;
         (*header).flags = flags;
-        (*header).lost_epoch = SHARED.get(shared::LOST_EPOCH).map_or(0, |word| *word as u32);
+        (*header).lost_epoch = LOST_EPOCH.get() as u32;
         (*header).tgid = who.tgid;
         (*header).tid = who.tid;
         (*header).time = now();
@@ -57,9 +58,11 @@ pub unsafe fn fill_header(header: *mut Header, kind: u16, flags: u16, who: Subje
 /// Reserves a record of fixed size, has it filled, and publishes it. `fill` writes every byte.
 #[inline(always)]
 pub fn fixed<T: Plain>(loss_class: usize, process: *mut TracedProcess, fill: impl FnOnce(*mut T)) {
-    count_produced();
+    let Some(counters) = counters() else { return };
+    // SAFETY: a live element of a per-CPU map.
+    unsafe { add_one(&raw mut (*counters).produced) };
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
-        count_lost(loss_class, process);
+        count_lost(counters, loss_class, process);
         return;
     };
     fill(MaybeUninit::as_mut_ptr(&mut entry));
@@ -69,12 +72,14 @@ pub fn fixed<T: Plain>(loss_class: usize, process: *mut TracedProcess, fill: imp
 /// Publishes the first `len` bytes of the scratch buffer.
 #[inline(always)]
 pub fn variable(scratch: *const Scratch, len: usize, loss_class: usize, process: *mut TracedProcess) {
-    count_produced();
+    let Some(counters) = counters() else { return };
+    // SAFETY: a live element of a per-CPU map.
+    unsafe { add_one(&raw mut (*counters).produced) };
     let len = if len > Scratch::SIZE { Scratch::SIZE } else { len };
     // SAFETY: the scratch buffer is `Scratch::SIZE` bytes long and initialised; `len` does not exceed it.
     let bytes = unsafe { core::slice::from_raw_parts(scratch.cast::<u8>(), len) };
     if EVENTS.output::<[u8]>(bytes, wakeup()).is_err() {
-        count_lost(loss_class, process);
+        count_lost(counters, loss_class, process);
     }
 }
 
@@ -113,7 +118,18 @@ pub fn room_for_stack() -> bool {
     crate::stack::ring_is_below(2)
 }
 
-/// This processor's room for a record of variable length.
+/// This processor's room for a record of variable length, until `turns::give_back`. `None`: it is taken, and the record is
+/// lost.
+#[inline(always)]
+pub fn take_scratch(process: *mut TracedProcess, loss_class: usize) -> Option<*mut Scratch> {
+    if turns::take(Room::Scratch) {
+        return scratch();
+    }
+    missing(loss_class, process);
+    None
+}
+
+/// The same, by who has taken it.
 #[inline(always)]
 pub fn scratch() -> Option<*mut Scratch> {
     SCRATCH.get_ptr_mut(0)
@@ -122,64 +138,55 @@ pub fn scratch() -> Option<*mut Scratch> {
 /// Wakes the reader only if it said that it is going to sleep: under load it comes by itself.
 #[inline(always)]
 fn wakeup() -> u64 {
-    if let Some(armed) = SHARED.get_ptr_mut(shared::ARMED) {
-        // SAFETY: a live element of an array map.
-        unsafe {
-            if *armed != 0 {
-                *armed = 0;
-                return u64::from(BPF_RB_FORCE_WAKEUP);
-            }
-        }
+    if ARMED.get() == 0 {
+        return u64::from(BPF_RB_NO_WAKEUP);
     }
-    u64::from(BPF_RB_NO_WAKEUP)
+    ARMED.set(0);
+    u64::from(BPF_RB_FORCE_WAKEUP)
+}
+
+/// This processor's counters. There always are some; the verifier does not know.
+#[inline(always)]
+fn counters() -> Option<*mut PerCpu> {
+    PER_CPU.get_ptr_mut(0)
 }
 
 #[inline(always)]
 fn count_produced() {
-    if let Some(counters) = PER_CPU.get_ptr_mut(0) {
+    if let Some(counters) = counters() {
         // SAFETY: a live element of a per-CPU map.
-        unsafe { add(&raw mut (*counters).produced) };
+        unsafe { add_one(&raw mut (*counters).produced) };
     }
 }
 
 /// Counts a record that could not even be made.
 #[inline(always)]
 pub fn missing(class: usize, process: *mut TracedProcess) {
-    count_produced();
-    count_lost(class, process);
+    if let Some(counters) = counters() {
+        // SAFETY: a live element of a per-CPU map.
+        unsafe { add_one(&raw mut (*counters).produced) };
+        count_lost(counters, class, process);
+    }
 }
 
 /// Counts a loss. `process` may be null.
 #[inline(always)]
-fn count_lost(class: usize, process: *mut TracedProcess) {
-    count_degraded(class);
-    if let Some(epoch) = SHARED.get_ptr_mut(shared::LOST_EPOCH) {
-        // SAFETY: a live element of an array map.
-        unsafe { add(epoch) };
-    }
-    if !process.is_null() {
-        // SAFETY: a live element of a hash map; the counter is only ever added to.
-        unsafe { add(&raw mut (*process).lost) };
+fn count_lost(counters: *mut PerCpu, class: usize, process: *mut TracedProcess) {
+    // SAFETY: live elements of maps; `class` is one of the constants in `wire::loss`.
+    unsafe {
+        add_one((&raw mut (*counters).lost).cast::<u64>().add(class));
+        LOST_EPOCH.add_one();
+        if !process.is_null() {
+            add_one(&raw mut (*process).lost);
+        }
     }
 }
 
 /// Counts something that costs precision but not a record.
 #[inline(always)]
 pub fn count_degraded(class: usize) {
-    if let Some(counters) = PER_CPU.get_ptr_mut(0) {
+    if let Some(counters) = counters() {
         // SAFETY: a live element of a per-CPU map; `class` is one of the constants in `wire::loss`.
-        unsafe { add((&raw mut (*counters).lost).cast::<u64>().add(class)) };
+        unsafe { add_one((&raw mut (*counters).lost).cast::<u64>().add(class)) };
     }
-}
-
-/// Adds one without fetching, which every kernel has. Atomic because an iterator program can be preempted.
-///
-/// # Safety
-/// `word` is valid and aligned.
-#[inline(always)]
-unsafe fn add(word: *mut u64) {
-    // The old value is not used, so this compiles to the plain atomic add of 4.x kernels. `AtomicU64::fetch_add` does not
-    // exist for this target.
-    // SAFETY: by the caller's promise.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(word, 1) };
 }

@@ -13,6 +13,19 @@ static CLASSES: [u8; SYSCALLS] = [0; SYSCALLS];
 #[unsafe(no_mangle)]
 static CLASSES_COMPAT: [u8; SYSCALLS] = [0; SYSCALLS];
 
+#[unsafe(no_mangle)]
+static HOOKED: [u8; SYSCALLS] = [0; SYSCALLS];
+
+/// Has a system call of this number, native or 32-bit, anything to do with us?
+#[inline(always)]
+pub fn hooked(nr: u64) -> bool {
+    if nr >= SYSCALLS as u64 {
+        return false;
+    }
+    // SAFETY: as in `class`.
+    unsafe { core::ptr::read_volatile((&raw const HOOKED).cast::<u8>().add(nr as usize & (SYSCALLS - 1))) != 0 }
+}
+
 /// The class of a system call.
 #[inline(always)]
 pub fn class(nr: u64, compat: bool) -> u8 {
@@ -72,10 +85,18 @@ pub fn current_any() -> Option<Task> {
 /// The entry of a traced process.
 #[inline(always)]
 pub fn process(tgid: u32) -> Option<*mut TracedProcess> {
-    match SIEVE.get(tgid & (SIEVE_ENTRIES - 1)) {
-        Some(mark) if *mark != 0 => TRACED.get_ptr_mut(tgid),
-        _ => None,
-    }
+    if may_be(tgid) { TRACED.get_ptr_mut(tgid) } else { None }
+}
+
+/// The coarse filter alone, of the current task.
+#[inline(always)]
+pub fn may_be_traced() -> bool {
+    may_be((bpf_get_current_pid_tgid() >> 32) as u32)
+}
+
+#[inline(always)]
+fn may_be(tgid: u32) -> bool {
+    SIEVE.get(tgid & (SIEVE_ENTRIES - 1)).is_some_and(|mark| *mark != 0)
 }
 
 /// Begins to trace a process. `false`: the set is full.

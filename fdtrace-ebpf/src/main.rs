@@ -22,15 +22,20 @@ mod maps;
 mod owner;
 mod process;
 mod python;
+mod shared;
 mod snapshot;
 mod stack;
 mod stdio;
 mod syscalls;
+mod turns;
 mod walk;
 
 use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
+use fdtrace_common::{next, wire::loss};
+
+use syscalls::Turn;
 
 /// Nonzero: send diagnostics through aya-log. A constant to the verifier, which removes the branch when it is zero.
 #[unsafe(no_mangle)]
@@ -45,9 +50,21 @@ static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 /// <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/syscalls.h#L18>
 #[btf_tracepoint(function = "sys_enter")]
 pub fn sys_enter(ctx: BtfTracePointContext) -> i32 {
-    if syscalls::enter(ctx.arg(0), ctx.arg(1)) && syscalls::wants_at_enter(ctx.arg(1)) {
+    at_enter(&ctx, Turn::First)
+}
+
+/// A second copy, where the kernel preempts programs and so skips one that is running on the same processor: it does what
+/// the first one was kept from.
+#[btf_tracepoint(function = "sys_enter")]
+pub fn sys_enter_again(ctx: BtfTracePointContext) -> i32 {
+    at_enter(&ctx, Turn::Second)
+}
+
+#[inline(always)]
+fn at_enter(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
+    if syscalls::enter(ctx.arg(0), ctx.arg(1), turn) && syscalls::wants_at_enter(ctx.arg(1)) {
         // SAFETY: does not return if there is a program, and does nothing if there is none.
-        unsafe { maps::ENTER_NEXT.tail_call(&ctx, 0) };
+        unsafe { maps::ENTER_NEXT.tail_call(ctx, 0) };
     }
     0
 }
@@ -63,27 +80,61 @@ pub fn stack_at_enter(ctx: BtfTracePointContext) -> i32 {
 /// <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/syscalls.h#L44>
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
-    if syscalls::wants_at_exit(ctx.arg(0), ctx.arg(1)) && filter::current().is_some() {
-        // SAFETY: does not return if there is a program, and does nothing if there is none.
-        unsafe { maps::EXIT_NEXT.tail_call(&ctx, maps::EXIT_STACK) };
+    at_exit(&ctx, Turn::First)
+}
+
+/// As [`sys_enter_again`].
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit_again(ctx: BtfTracePointContext) -> i32 {
+    at_exit(&ctx, Turn::Second)
+}
+
+#[inline(always)]
+fn at_exit(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
+    if syscalls::may_be_ours(ctx.arg(0), ctx.arg(1), turn) {
+        if syscalls::wants_at_exit(ctx.arg(0), ctx.arg(1)) {
+            // SAFETY: does not return if there is a program, and does nothing if there is none.
+            unsafe { maps::EXIT_NEXT.tail_call(ctx, next::EXIT_STACK) };
+        }
+        tell(ctx);
     }
-    syscalls::exit(ctx.arg(0), ctx.arg(1));
     0
+}
+
+/// Goes on with the program that makes the call's record.
+#[inline(always)]
+fn tell(ctx: &BtfTracePointContext) {
+    if let Some(program) = syscalls::teller(ctx.arg(0), ctx.arg(1)) {
+        // SAFETY: does not return: user space puts the programs in place before it attaches the hooks.
+        unsafe { maps::EXIT_NEXT.tail_call(ctx, program) };
+        emit::missing(loss::RING_CALL, core::ptr::null_mut());
+    }
 }
 
 /// Reached from [`sys_exit`]; the call's own record is made by the next one.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn stack_at_exit(ctx: BtfTracePointContext) -> i32 {
     stack::at_exit(ctx.arg(0), ctx.arg(1));
-    // SAFETY: user space puts the program there before this one can be reached.
-    unsafe { maps::EXIT_NEXT.tail_call(&ctx, maps::EXIT_RECORD) };
+    tell(&ctx);
     0
 }
 
-/// Reached from [`stack_at_exit`].
+/// Reached from [`sys_exit`] or [`stack_at_exit`], as the next two.
 #[btf_tracepoint(function = "sys_exit")]
-pub fn record_at_exit(ctx: BtfTracePointContext) -> i32 {
-    syscalls::exit(ctx.arg(0), ctx.arg(1));
+pub fn call_at_exit(ctx: BtfTracePointContext) -> i32 {
+    syscalls::tell_call(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[btf_tracepoint(function = "sys_exit")]
+pub fn memory_at_exit(ctx: BtfTracePointContext) -> i32 {
+    syscalls::tell_memory(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[btf_tracepoint(function = "sys_exit")]
+pub fn table_at_exit(ctx: BtfTracePointContext) -> i32 {
+    syscalls::tell_table(ctx.arg(0), ctx.arg(1));
     0
 }
 

@@ -5,6 +5,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use fdtrace_common::{
+    next,
     wire::{Inflight, PerCpu, Scratch, TracedProcess, Watch},
     witness::{ClassKey, CodeKey, CodeRoom, Holder, ImageKey, PyEntry, PyImage, SlotKey, StackRoom},
 };
@@ -14,6 +15,10 @@ use crate::walk::Walk;
 /// All records of all processors, in one order. User space chooses the size.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+
+/// The rooms that are taken, see `turns`, and who is in them.
+#[map]
+pub static TAKEN: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
 
 /// The processes under observation, by tgid.
 #[map]
@@ -32,7 +37,7 @@ pub static INFLIGHT: Array<Inflight> = Array::with_max_entries(INFLIGHT_ENTRIES,
 pub const INFLIGHT_ENTRIES: u32 = 65_536;
 
 /// What is to be reported when it is used: slots by `fdtrace_common::wire::watch_key`, and files by their address.
-/// [`SHARED`] has a coarse filter in front of it.
+/// [`crate::shared::WATCHED_NUMBERS`] is a coarse filter in front of it.
 #[map]
 pub static WATCHED: HashMap<u64, Watch> = HashMap::with_max_entries(65_536, 0);
 
@@ -43,10 +48,6 @@ pub static PER_CPU: PerCpuArray<PerCpu> = PerCpuArray::with_max_entries(1, 0);
 /// Room to build records of variable length.
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
-
-/// Words shared with user space, indexed by `fdtrace_common::wire::shared`.
-#[map]
-pub static SHARED: Array<u64> = Array::with_max_entries(fdtrace_common::wire::shared::WORDS, 0);
 
 /// The interpreter of each process that has a known one, by tgid.
 #[map]
@@ -86,12 +87,9 @@ pub static STACK_ROOM: PerCpuArray<StackRoom> = PerCpuArray::with_max_entries(1,
 #[map]
 pub static CODE_ROOM: PerCpuArray<CodeRoom> = PerCpuArray::with_max_entries(1, 0);
 
-/// The programs that capture stacks, where the kernel accepted them. Two arrays, because one may hold only programs of
-/// one tracepoint.
+/// The programs that the hooks go on with. Two arrays, because one may hold only programs of one tracepoint. Those that
+/// capture stacks are there where the kernel accepted them.
 #[map]
 pub static ENTER_NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
-pub static EXIT_NEXT: ProgramArray = ProgramArray::with_max_entries(2, 0);
-/// Indices of [`EXIT_NEXT`].
-pub const EXIT_STACK: u32 = 0;
-pub const EXIT_RECORD: u32 = 1;
+pub static EXIT_NEXT: ProgramArray = ProgramArray::with_max_entries(next::EXIT_PROGRAMS, 0);

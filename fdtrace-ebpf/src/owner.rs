@@ -11,7 +11,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_loop;
 use fdtrace_common::{
-    wire::{Watch, shared, watch_key},
+    wire::{Watch, watch_key},
     witness::{
         Bind, CANDIDATES_MAX, CLOSEFD, Candidate, ClassKey, Holder, MAYBE_MAX, SlotKey, found, kind, owns, shared_class,
     },
@@ -21,7 +21,8 @@ use crate::{
     classes,
     emit::{self, Subject},
     kernel::Files,
-    maps::{HELD, HOLDERS, SHARED, STACK_ROOM, WALK, WATCHED},
+    maps::{HELD, HOLDERS, STACK_ROOM, WALK, WATCHED},
+    shared::WATCHED_NUMBERS,
     stdio,
     walk::{POINTERS, SEARCH_REGISTERS, STRIDE, WORDS, Walk, copy, mode},
 };
@@ -252,9 +253,7 @@ pub unsafe fn at_close(walk: *mut Walk, fd: u32) {
                 // It does not know, so what it does with the number from now on is worth telling.
                 let watch = Watch { left: STALE_USES, last: Watch::EVERY };
                 let _ = WATCHED.insert(watch_key((*walk).tgid, fd), watch, 0);
-                if let Some(numbers) = SHARED.get_ptr_mut(shared::WATCHED_NUMBERS) {
-                    *numbers |= 1 << (fd & 63);
-                }
+                WATCHED_NUMBERS.set(WATCHED_NUMBERS.get() | 1 << (fd & 63));
             }
         }
         let _ = HOLDERS.remove(&key);
@@ -264,7 +263,7 @@ pub unsafe fn at_close(walk: *mut Walk, fd: u32) {
 /// What is known of the number tells who closes it, or that no object does: no search is needed.
 #[inline(always)]
 unsafe fn is_decided(walk: *const Walk, known: &Holder, fd: u32) -> bool {
-    let numbers = SHARED.get(shared::WATCHED_NUMBERS).map_or(0, |word| *word);
+    let numbers = WATCHED_NUMBERS.get();
     // SAFETY: `walk` is this processor's.
     unsafe {
         // Somebody was left behind with this number, and may close it.

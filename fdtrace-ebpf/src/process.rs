@@ -17,6 +17,7 @@ use crate::{
     filter,
     kernel::{Files, member, offset, read},
     stack, syscalls,
+    turns::{self, Room},
 };
 
 /// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`.
@@ -38,6 +39,8 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
     };
     // SAFETY: a live element of a hash map.
     let flags = unsafe { (*process).flags };
+    // Its id may have been another thread's, which died in a call.
+    syscalls::forget(child_tid);
     if child_tgid != tgid && !filter::adopt(child_tgid, flags) {
         emit::missing(loss::PROCESSES_FULL, process);
         return;
@@ -79,7 +82,11 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
     let who = Subject { tgid: task.tgid, tid: task.tid, table: files.files };
     // The call began under the old thread id.
     let start = syscalls::started(old_tid);
-    if let Some(scratch) = emit::scratch() {
+    if old_tid != task.tid {
+        // The thread that had this id is dead.
+        syscalls::forget(task.tid);
+    }
+    if let Some(scratch) = emit::take_scratch(task.process, loss::RING_PROCESS) {
         let record = scratch.cast::<Exec>();
         let head = size_of::<Exec>();
         // SAFETY: the scratch buffer has room for the record and `PATH_MAX` bytes behind it, and is ours alone. `bprm`
@@ -106,6 +113,7 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
             (*record).comm = bpf_get_current_comm().unwrap_or_default();
             emit::variable(scratch, head + path + argv, loss::RING_PROCESS, task.process);
         }
+        turns::give_back(Room::Scratch);
     }
     walk(who, task.process);
 }

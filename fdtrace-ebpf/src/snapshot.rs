@@ -5,13 +5,13 @@
 
 use core::ffi::c_void;
 
-use fdtrace_common::wire::{SnapEnd, SnapRow, flag, kind, loss, shared};
+use fdtrace_common::wire::{SnapEnd, SnapRow, flag, kind, loss};
 
 use crate::{
     emit::{self, Subject},
     filter,
     kernel::{Files, describe, member, offset},
-    maps::SHARED,
+    shared::SNAPSHOT_TGID,
 };
 
 /// `struct bpf_iter__task_file`, <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/task_iter.c#L466>.
@@ -45,7 +45,7 @@ pub fn row(ctx: &TaskFile) {
     let (tgid, tid, table): (u32, u32, u64) = unsafe {
         (member(task, offset!(task_tgid)), member(task, offset!(task_pid)), member(task, offset!(task_files)))
     };
-    let only = SHARED.get(shared::SNAPSHOT_TGID).map_or(0, |word| *word);
+    let only = SNAPSHOT_TGID.get();
     if only != 0 && only != u64::from(tgid) {
         return;
     }

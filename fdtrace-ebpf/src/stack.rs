@@ -24,6 +24,7 @@ use crate::{
     kernel::{Files, member, offset, read},
     maps::{EVENTS, IMAGES, PYTHON, STACK_ROOM, WALK},
     owner, python, syscalls,
+    turns::{self, Room},
     walk::{SEARCH_REGISTERS, SEARCH_WORDS, SEARCH_WORDS_NATIVE, Walk, copy, mode},
 };
 
@@ -35,6 +36,16 @@ const AT_EMPTY_PATH: u64 = 0x1000;
 /// The call begins.
 #[inline(always)]
 pub fn at_enter(regs: *const c_void, nr: u64) {
+    if turns::take(Room::Stack) {
+        enter(regs, nr);
+        turns::give_back(Room::Stack);
+    } else {
+        emit::count_degraded(loss::RING_STACK);
+    }
+}
+
+#[inline(always)]
+fn enter(regs: *const c_void, nr: u64) {
     let wants = filter::witnesses(nr);
     let Some(task) = filter::current() else { return };
     let start = syscalls::started(task.tid);
@@ -109,6 +120,16 @@ pub fn at_enter(regs: *const c_void, nr: u64) {
 /// The call has returned, and its record is to follow.
 #[inline(always)]
 pub fn at_exit(regs: *const c_void, ret: i64) {
+    if turns::take(Room::Stack) {
+        exit(regs, ret);
+        turns::give_back(Room::Stack);
+    } else {
+        emit::count_degraded(loss::RING_STACK);
+    }
+}
+
+#[inline(always)]
+fn exit(regs: *const c_void, ret: i64) {
     // SAFETY: typed by the tracepoint; the offset comes from BTF.
     let nr: u64 = unsafe { member(regs, offset!(regs_nr)) };
     let wants = filter::witnesses(nr);
@@ -315,7 +336,11 @@ pub fn executed(process: *mut TracedProcess, tgid: u32, bprm: *const c_void) {
             }
             _ => return,
         };
-        install(process, tgid, image, bias);
+        // Else user space finds it.
+        if turns::take(Room::Stack) {
+            install(process, tgid, image, bias);
+            turns::give_back(Room::Stack);
+        }
     }
 }
 

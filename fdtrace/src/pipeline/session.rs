@@ -85,12 +85,12 @@ impl Session {
         for want in self.stages.take_wants() {
             match want {
                 Want::Uses { tgid, fd, times } => {
-                    if let Err(error) = self.live.watch(tgid, fd, times) {
+                    if let Err(error) = self.live.watches().slot(tgid, fd, times) {
                         log::debug!("cannot watch fd {fd} of process {tgid}: {error:#}");
                     }
                 }
                 Want::Turns { file, fd, times } => {
-                    if let Err(error) = self.live.watch_file(file, fd, times) {
+                    if let Err(error) = self.live.watches().file(file, fd, times) {
                         log::debug!("cannot watch the file behind fd {fd}: {error:#}");
                     }
                 }
@@ -227,7 +227,7 @@ impl Session {
                 News::ProcessEnded(pid) => {
                     self.pythons.ended(pid);
                     self.exits += 1;
-                    self.live.unwatch(pid);
+                    self.live.watches().forget(pid);
                     self.sinks.process_ended(pid)
                 }
                 News::Lifetime(lifetime) => self.sinks.lifetime(&lifetime),

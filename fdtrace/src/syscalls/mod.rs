@@ -71,7 +71,8 @@ impl Syscall {
         [self.x86_64, self.aarch64].into_iter().any(|known| known != NONE && u32::from(known) == nr)
     }
 
-    fn number(&self, arch: Arch) -> Option<usize> {
+    /// Its number; `None`: the machine does not have it.
+    pub fn number(&self, arch: Arch) -> Option<usize> {
         let nr = match arch {
             Arch::X86_64 => self.x86_64,
             Arch::Aarch64 => self.aarch64,
@@ -140,6 +141,11 @@ pub fn lookup(arch: Arch, nr: u32) -> Option<&'static Syscall> {
     calls.get(usize::try_from(nr).ok()?).copied().flatten()
 }
 
+/// All that have to do with descriptors.
+pub fn all() -> &'static [Syscall] {
+    table::TABLE
+}
+
 /// What the kernel side is told.
 pub fn classes(arch: Arch) -> [u8; SYSCALLS] {
     let mut classes = [class::NONE; SYSCALLS];
@@ -149,6 +155,11 @@ pub fn classes(arch: Arch) -> [u8; SYSCALLS] {
         }
     }
     classes
+}
+
+/// Which numbers its hooks have to look at, given the classes of native and of 32-bit calls.
+pub fn hooked(native: &[u8; SYSCALLS], compat: &[u8; SYSCALLS]) -> [u8; SYSCALLS] {
+    std::array::from_fn(|nr| u8::from(native[nr] != class::NONE || compat[nr] != class::NONE))
 }
 
 /// Which witnesses the kernel side is to call.

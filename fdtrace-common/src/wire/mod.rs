@@ -4,6 +4,12 @@
 //! That order is consistent with happens-before, and it is the clock of fdtrace: the *position* of a record is the
 //! number of ring bytes reserved before it.
 
+mod maps;
+mod user;
+
+pub use maps::*;
+pub use user::*;
+
 /// Version of everything in this module.
 pub const VERSION: u16 = 1;
 
@@ -102,14 +108,6 @@ pub mod loss {
         "stack",
         "program skipped",
     ];
-}
-
-/// Flags of a traced process, the value of the `TRACED` map.
-pub mod traced {
-    /// Traced.
-    pub const ON: u32 = 1;
-    /// Started by us and not yet in its own program: nothing but its exec is reported.
-    pub const WAIT_EXEC: u32 = 2;
 }
 
 #[repr(C)]
@@ -342,103 +340,11 @@ pub struct SnapRow {
     pub path_len: u32,
 }
 
-/// A snapshot is about to be taken. `header.tgid` is the process, 0: all.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SnapBegin {
-    pub header: Header,
-}
-
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SnapEnd {
     pub header: Header,
     pub rows: u64,
-}
-
-/// What was lost between two moments, by class.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Lost {
-    pub header: Header,
-    /// The last moment at which nothing was missing; `header.time` is the first at which something was.
-    pub since: u64,
-    pub by_class: [u64; loss::CLASSES],
-}
-
-/// File operations at this address mean this kind ([`FopKind::name`], NUL-padded).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FopKind {
-    pub header: Header,
-    pub fop: u64,
-    pub name: [u8; 24],
-}
-
-/// What user space knows of a process it attached to.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ProcessInfo {
-    pub header: Header,
-    /// Nanoseconds of `CLOCK_BOOTTIME`.
-    pub start: u64,
-    pub comm: [u8; 16],
-    pub exe_len: u32,
-    pub argv_len: u32,
-}
-
-/// A thread, `header.tid`, of a process that was attached to. Its table is its process's unless it shows otherwise.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Thread {
-    pub header: Header,
-}
-
-/// The entries of an epoll instance as `/proc` shows them. `header.tgid` is the process whose number `fd` is.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct EpollList {
-    pub header: Header,
-    pub fd: i32,
-    pub rows: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct EpollRow {
-    pub data: u64,
-    /// The file that is watched.
-    pub inode: u64,
-    /// What the number was in the process, between two looks at the list that both had this entry; 0: closed.
-    pub open_inode: u64,
-    pub fd: i32,
-    pub events: u32,
-}
-
-/// An entry of an epoll instance in the table of task `header.tid`, as `/proc` shows it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct EpollEntry {
-    pub header: Header,
-    pub epoll: i32,
-    pub fd: i32,
-    pub data: u64,
-    pub inode: u64,
-    pub dev: u32,
-    pub events: u32,
-}
-
-impl EpollEntry {
-    /// [`EpollEntry::fd`] of the record before the first entry of an instance, and of the one after the last.
-    pub const BEGIN: i32 = -1;
-    pub const END: i32 = -2;
-}
-
-/// Nothing happened up to `header.time`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tick {
-    pub header: Header,
 }
 
 /// Types that may be read from, and written as, plain bytes.
@@ -472,16 +378,7 @@ plain! {
     Exit = 40,
     Table = 568,
     SnapRow = 104,
-    SnapBegin = 32,
     SnapEnd = 40,
-    Lost = 104,
-    FopKind = 64,
-    ProcessInfo = 64,
-    EpollEntry = 64,
-    Thread = 32,
-    EpollList = 40,
-    EpollRow = 32,
-    Tick = 32,
 }
 
 /// Reads a record from the front of `bytes`; the rest is its tail.
@@ -498,91 +395,4 @@ pub fn read<T: Plain>(bytes: &[u8]) -> Option<(T, &[u8])> {
 pub fn bytes_of<T: Plain>(record: &T) -> &[u8] {
     // SAFETY: `T` is plain data without padding, so all of its bytes are initialised.
     unsafe { core::slice::from_raw_parts(core::ptr::from_ref(record).cast::<u8>(), size_of::<T>()) }
-}
-
-// What follows is shared through maps, not through the ring.
-
-/// Value of the set of traced processes.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TracedProcess {
-    /// [`traced`].
-    pub flags: u32,
-    /// Programs it has run since it is traced.
-    pub execs: u32,
-    /// Records of this process that were lost.
-    pub lost: u64,
-}
-
-/// The call that a thread is in.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Inflight {
-    /// 0: none. Another thread's id means that the slot was taken over.
-    pub tid: u32,
-    pub nr: u32,
-    pub time: u64,
-    pub pos: u64,
-    /// See [`Call::before`]; of a call that only uses its descriptor it is kept for watched slots alone.
-    pub before: u64,
-    pub table: u64,
-}
-
-/// Value of the `WATCHED` map: whose uses are to be reported.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Watch {
-    /// How many more.
-    pub left: u32,
-    /// The process that used it last, if only a change of hands is of interest; [`Watch::EVERY`] otherwise.
-    pub last: u32,
-}
-
-impl Watch {
-    pub const EVERY: u32 = u32::MAX;
-}
-
-/// Key of the `WATCHED` map: a slot by process and number. The other kind of key is the address of a `struct file`, which no
-/// slot is taken for.
-pub const fn watch_key(tgid: u32, fd: u32) -> u64 {
-    (tgid as u64) << 32 | fd as u64
-}
-
-/// Counters of one processor.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PerCpu {
-    /// Records that there should be: those in the ring and those that were lost.
-    pub produced: u64,
-    pub lost: [u64; loss::CLASSES],
-}
-
-/// Room to build one record of variable length.
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-pub struct Scratch(pub [u8; Scratch::SIZE]);
-
-impl Scratch {
-    /// The largest record is an open with its path.
-    pub const SIZE: usize = size_of::<CallPath>() + PATH_MAX;
-}
-
-/// Words that both sides read and write.
-pub mod shared {
-    /// How many records were lost so far.
-    pub const LOST_EPOCH: u32 = 0;
-    /// Nonzero: the reader sleeps; wake it with the next record, once.
-    pub const ARMED: u32 = 1;
-    /// The snapshot iterator looks at this tgid only; 0: at all that are traced.
-    pub const SNAPSHOT_TGID: u32 = 2;
-    /// One bit for each value of the low six bits of a number: somebody watches such a number, see the `WATCHED` map.
-    pub const WATCHED_NUMBERS: u32 = 3;
-    pub const WORDS: u32 = 4;
-}
-
-plain! {
-    TracedProcess = 16,
-    Watch = 8,
-    Inflight = 40,
-    PerCpu = 72,
 }

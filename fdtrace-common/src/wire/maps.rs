@@ -1,0 +1,95 @@
+//! What both sides share through maps, not through the ring.
+
+use super::{CallPath, PATH_MAX, loss, plain};
+
+/// Flags of a traced process, the value of the `TRACED` map.
+pub mod traced {
+    /// Traced.
+    pub const ON: u32 = 1;
+    /// Started by us and not yet in its own program: nothing but its exec is reported.
+    pub const WAIT_EXEC: u32 = 2;
+}
+
+/// Value of the set of traced processes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TracedProcess {
+    /// [`traced`].
+    pub flags: u32,
+    /// Programs it has run since it is traced.
+    pub execs: u32,
+    /// Records of this process that were lost.
+    pub lost: u64,
+}
+
+/// The call that a thread is in.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Inflight {
+    /// 0: none. Another thread's id means that the slot was taken over.
+    pub tid: u32,
+    pub nr: u32,
+    pub time: u64,
+    pub pos: u64,
+    /// See [`super::Call::before`]; of a call that only uses its descriptor it is kept for watched slots alone.
+    pub before: u64,
+    pub table: u64,
+}
+
+/// Value of the `WATCHED` map: whose uses are to be reported.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watch {
+    /// How many more.
+    pub left: u32,
+    /// The process that used it last, if only a change of hands is of interest; [`Watch::EVERY`] otherwise.
+    pub last: u32,
+}
+
+impl Watch {
+    pub const EVERY: u32 = u32::MAX;
+}
+
+/// Key of the `WATCHED` map: a slot by process and number. The other kind of key is the address of a `struct file`, which no
+/// slot is taken for.
+pub const fn watch_key(tgid: u32, fd: u32) -> u64 {
+    (tgid as u64) << 32 | fd as u64
+}
+
+/// Counters of one processor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PerCpu {
+    /// Records that there should be: those in the ring and those that were lost.
+    pub produced: u64,
+    pub lost: [u64; loss::CLASSES],
+}
+
+/// Room to build one record of variable length.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct Scratch(pub [u8; Scratch::SIZE]);
+
+impl Scratch {
+    /// The largest record is an open with its path.
+    pub const SIZE: usize = size_of::<CallPath>() + PATH_MAX;
+}
+
+/// Words that both sides read and write, each a map of one value of 8 bytes: their names.
+pub mod shared {
+    /// How many records were lost so far.
+    pub const LOST_EPOCH: &str = ".data.lost";
+    /// Nonzero: the reader sleeps; wake it with the next record, once.
+    pub const ARMED: &str = ".data.armed";
+    /// The snapshot iterator looks at this tgid only; 0: at all that are traced.
+    pub const SNAPSHOT_TGID: &str = ".data.snapshot";
+    /// One bit for each value of the low six bits of a number: somebody watches such a number, see the `WATCHED` map.
+    pub const WATCHED_NUMBERS: &str = ".data.watched";
+}
+
+plain! {
+    TracedProcess = 16,
+    Watch = 8,
+    Inflight = 40,
+    PerCpu = 72,
+}

@@ -1,0 +1,71 @@
+//! The call that each thread is in: what its end cannot know any more.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use fdtrace_common::wire::{Inflight, NOT_SEEN};
+
+use crate::{
+    emit,
+    maps::{INFLIGHT, INFLIGHT_ENTRIES},
+};
+
+/// A call that took longer than this waited for something, nanoseconds.
+pub const BLOCKED: u64 = 1_000_000;
+
+/// What is known of a call whose start was not seen.
+pub const UNSEEN: Inflight = Inflight { tid: 0, nr: 0, time: 0, pos: NOT_SEEN, before: 0, table: 0 };
+
+#[inline(always)]
+pub fn slot(tid: u32) -> Option<*mut Inflight> {
+    INFLIGHT.get_ptr_mut(tid & (INFLIGHT_ENTRIES - 1))
+}
+
+/// Has the current thread's call not been told yet?
+#[inline(always)]
+pub fn is_open() -> bool {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    // SAFETY: a live element of an array map.
+    slot(tid).is_some_and(|slot| unsafe { (*slot).tid } == tid)
+}
+
+/// The current thread's call is over.
+#[inline(always)]
+pub fn close() {
+    forget(bpf_get_current_pid_tgid() as u32);
+}
+
+/// A thread is in no call that we know of.
+#[inline(always)]
+pub fn forget(tid: u32) {
+    if let Some(slot) = slot(tid) {
+        // SAFETY: a live element of an array map; another thread's call is left alone.
+        unsafe {
+            if (*slot).tid == tid {
+                (*slot).tid = 0;
+            }
+        }
+    }
+}
+
+/// The start of the call that the current thread is in, for hooks that fire inside it.
+#[inline(always)]
+pub fn started(tid: u32) -> Inflight {
+    if let Some(slot) = slot(tid) {
+        // SAFETY: a live element of an array map.
+        let seen = unsafe { *slot };
+        if seen.tid == tid {
+            return seen;
+        }
+    }
+    Inflight { tid, ..UNSEEN }
+}
+
+/// Is the end of a call that only used its descriptor worth a record? Asked of every read and write of the machine: for a
+/// thread that is not traced the in-flight slot has another thread's id, or none.
+#[inline(always)]
+pub fn worth_telling(nr: u64) -> bool {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let Some(slot) = slot(tid) else { return false };
+    // SAFETY: a live element of an array map.
+    let seen = unsafe { *slot };
+    seen.tid == tid && seen.nr == nr as u32 && (seen.before != 0 || emit::now() - seen.time > BLOCKED)
+}

@@ -1,0 +1,276 @@
+//! System calls: what is kept at their start, what is reported at their end.
+//!
+//! The start is not reported. It leaves in the thread's in-flight slot what the end cannot know any more: the ring
+//! position (so that user space has the interval in which the call took effect) and the `struct file` behind a number
+//! that is about to go.
+//!
+//! The end is told by one of three programs, by the class of the call: so the kernel's verifier walks each kind of record
+//! once, and not every kind behind every other.
+
+mod args;
+mod done;
+mod inflight;
+mod received;
+mod watch;
+
+use core::ffi::c_void;
+
+use fdtrace_common::{
+    class::{self, witness},
+    next,
+    wire::{Inflight, loss},
+};
+
+use crate::{
+    emit,
+    filter::{self, witnesses},
+    kernel::{self, Files, member, offset},
+    process,
+};
+
+pub use args::arg;
+use args::{arg_of, user};
+use done::Done;
+use inflight::worth_telling;
+pub use inflight::{forget, started};
+
+const EBADF: i64 = -9;
+const EFAULT: i64 = -14;
+const ENFILE: i64 = -23;
+const EMFILE: i64 = -24;
+const F_DUPFD: u64 = 0;
+const F_SETFD: u64 = 2;
+const F_SETFL: u64 = 4;
+const F_SETLK: u64 = 6;
+const F_SETLKW: u64 = 7;
+const F_DUPFD_CLOEXEC: u64 = 1030;
+const PROT_EXEC: u64 = 4;
+const FIONCLEX: u64 = 0x5450;
+const FIOCLEX: u64 = 0x5451;
+const CLONE_PIDFD: u64 = 0x1000;
+const SOL_SOCKET: u32 = 1;
+const SOCKETCALL_SOCKET: u64 = 1;
+const SOCKETCALL_ACCEPT: u64 = 5;
+const SOCKETCALL_SOCKETPAIR: u64 = 8;
+const SOCKETCALL_RECVMSG: u64 = 17;
+const SOCKETCALL_ACCEPT4: u64 = 18;
+
+/// `ioctl` commands that return a descriptor: KVM's, namespaces' and a pidfd's, a terminal's other side, userfaultfd,
+/// a socket's network namespace. Others that put one into a structure are found when the table is read.
+#[inline(always)]
+fn makes_descriptor(command: u64) -> bool {
+    matches!(command, 0xAE01 | 0xAE41 | 0xAECE | 0xB701 | 0xB702 | 0xFF01..=0xFF0A | 0x5441 | 0xAA00 | 0x894C)
+}
+
+/// `SOL_SOCKET`, `SO_PEERPIDFD` (6.5).
+#[inline(always)]
+fn is_peer_pidfd(level: u64, option: u64) -> bool {
+    level as u32 == SOL_SOCKET && option as u32 == 77
+}
+
+/// Which copy of a hook is running: see `main::sys_enter_again`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    First,
+    Second,
+}
+
+/// `sys_enter(struct pt_regs *regs, long id)`. `true`: the call is ours and the task is traced.
+#[inline(always)]
+pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> bool {
+    if !filter::hooked(nr) {
+        return false;
+    }
+    let Some(task) = filter::current() else { return false };
+    let compat = kernel::in_compat_call();
+    let class = filter::class(nr, compat);
+    if class == class::NONE {
+        return false;
+    }
+    let Some(slot) = inflight::slot(task.tid) else { return false };
+    // SAFETY: a live element of an array map. The end of every call that we look at takes the id away.
+    if unsafe { (*slot).tid } == task.tid {
+        if turn == Turn::Second {
+            return false;
+        }
+        // So the end of the last one was not seen.
+        emit::missing(loss::SKIPPED, task.process);
+    }
+    let files = Files::of_current();
+    let before = match class {
+        class::CLOSE => files.file(arg_of(regs, compat, 0)),
+        class::DUP2 => files.file(arg_of(regs, compat, 1)),
+        class::EPOLL_CTL => files.file(arg_of(regs, compat, 2)),
+        class if filter::uses(class) => watch::watched(task.tgid, arg_of(regs, compat, 0), files),
+        _ => 0,
+    };
+    // SAFETY: `slot` is a live element of an array map. Only this thread writes it, or one with the same low bits of
+    // tid: that one is found out by its tid.
+    unsafe {
+        slot.write(Inflight {
+            tid: task.tid,
+            nr: nr as u32,
+            time: emit::now(),
+            table: files.files,
+            before,
+            pos: emit::position(),
+        });
+    }
+    true
+}
+
+/// `sys_exit(struct pt_regs *regs, long ret)`: may it concern us? Asked of every call of the machine, so what most of them
+/// differ in comes first.
+#[inline(always)]
+pub fn may_be_ours(regs: *const c_void, ret: i64, turn: Turn) -> bool {
+    (ret == EBADF || filter::hooked(number(regs)))
+        && filter::may_be_traced()
+        && (turn == Turn::First || inflight::is_open())
+}
+
+/// Is the end of this call to be told, and by which program?
+#[inline(always)]
+pub fn teller(regs: *const c_void, ret: i64) -> Option<u32> {
+    let nr = number(regs);
+    let class = filter::class(nr, kernel::in_compat_call());
+    if ret != EBADF && (matches!(class, class::NONE | class::CLONE) || class == class::USE && !worth_telling(nr)) {
+        inflight::close();
+        return None;
+    }
+    Some(program_for(class))
+}
+
+/// The program that tells of calls of a class.
+#[inline(always)]
+fn program_for(class: u8) -> u32 {
+    match class {
+        class::RECVMSG
+        | class::RECVMMSG
+        | class::SOCKETCALL
+        | class::CLONE_FLAGS
+        | class::CLONE3
+        | class::GETSOCKOPT => next::EXIT_MEMORY,
+        class::CLOSE_RANGE | class::UNSHARE => next::EXIT_TABLE,
+        _ => next::EXIT_CALL,
+    }
+}
+
+/// The number of the call that returns.
+#[inline(always)]
+fn number(regs: *const c_void) -> u64 {
+    // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offset comes from BTF.
+    u64::from(unsafe { member::<u32>(regs, offset!(regs_nr)) })
+}
+
+/// The end of a call about one or two numbers that its arguments or its result tell.
+#[inline(always)]
+pub fn tell_call(regs: *const c_void, ret: i64) {
+    let Some(done) = Done::of_current(regs, ret) else { return };
+    let regs = done.regs;
+    match done.class {
+        class::USE => done.used(),
+        class::CLOSE => done.plain(),
+        class::RETURNS_FD => done.new_fd(),
+        class::OPEN_PATH0 => done.opened(0),
+        class::OPEN_PATH1 => done.opened(1),
+        class::DUP2 if ret >= 0 => done.with_file(ret as u64),
+        class::PAIR_AT0 if ret == 0 => done.pair(regs.arg(0)),
+        class::PAIR_AT3 if ret == 0 => done.pair(regs.arg(3)),
+        class::FCNTL if ret >= 0 => match regs.arg(1) & 0xffff_ffff {
+            F_DUPFD | F_DUPFD_CLOEXEC => done.with_file(ret as u64),
+            F_SETFD | F_SETFL | F_SETLK | F_SETLKW => done.plain(),
+            _ => {}
+        },
+        class::IOCTL if ret >= 0 => match regs.arg(1) & 0xffff_ffff {
+            FIOCLEX | FIONCLEX => done.plain(),
+            command if makes_descriptor(command) => done.with_file(ret as u64),
+            _ => {}
+        },
+        class::URING if ret >= 0 => done.plain(),
+        class::EPOLL_CTL => done.epoll_ctl(),
+        class::REPORT => done.plain(),
+        // A wait of no length that found nothing is a poll: loops do it all the time, and it tells nothing.
+        class::EPOLL_WAIT if ret != 0 || regs.arg(3) != 0 => done.epoll_wait(),
+        _ => done.failed(),
+    }
+}
+
+/// The end of a call that leaves descriptors in memory.
+#[inline(always)]
+pub fn tell_memory(regs: *const c_void, ret: i64) {
+    let Some(done) = Done::of_current(regs, ret) else { return };
+    let regs = done.regs;
+    if filter::uses(done.class) {
+        done.used();
+    } else {
+        done.failed();
+    }
+    // One place for all, because the verifier walks it for each.
+    let message = match done.class {
+        // A call that failed with EFAULT may have installed what it received.
+        class::RECVMSG if ret >= 0 || ret == EFAULT => regs.arg(1),
+        class::RECVMMSG if ret > 0 => regs.arg(1),
+        class::SOCKETCALL if ret >= 0 && regs.arg(0) == SOCKETCALL_RECVMSG => u64::from(user::<u32>(regs.arg(1) + 4)),
+        _ => 0,
+    };
+    if message != 0 {
+        done.received(message);
+    }
+    match done.class {
+        // What came with later messages is found when the table is read.
+        class::RECVMMSG if ret > 1 => done.plain(),
+        class::CLONE_FLAGS if ret > 0 && regs.arg(0) & CLONE_PIDFD != 0 => done.at(regs.arg(2)),
+        class::CLONE3 if ret > 0 => {
+            let flags = user::<u64>(regs.arg(0));
+            if flags & CLONE_PIDFD != 0 {
+                done.at(user::<u64>(regs.arg(0) + 8));
+            }
+        }
+        class::SOCKETCALL if ret >= 0 => match regs.arg(0) {
+            SOCKETCALL_SOCKET | SOCKETCALL_ACCEPT | SOCKETCALL_ACCEPT4 => done.with_file(ret as u64),
+            SOCKETCALL_SOCKETPAIR => done.pair(u64::from(user::<u32>(regs.arg(1) + 12))),
+            _ => {}
+        },
+        class::GETSOCKOPT if ret == 0 && is_peer_pidfd(regs.arg(1), regs.arg(2)) => done.at(regs.arg(3)),
+        _ => {}
+    }
+}
+
+/// The end of a call that may have given the thread another table.
+#[inline(always)]
+pub fn tell_table(regs: *const c_void, ret: i64) {
+    let Some(done) = Done::of_current(regs, ret) else { return };
+    if done.has_new_table() {
+        done.plain();
+        // Nobody else has this table yet, so a walk over it is exact.
+        process::walk(done.subject(), done.task.process);
+    } else if done.class == class::CLOSE_RANGE {
+        done.plain();
+    } else {
+        done.failed();
+    }
+}
+
+/// Is a stack to be taken when this call begins, or who holds its number?
+#[inline(always)]
+pub fn wants_at_enter(nr: u64) -> bool {
+    // A 32-bit program has its own numbers, and stacks that nobody here can read.
+    let wants = if kernel::in_compat_call() { 0 } else { witnesses(nr) };
+    wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0
+}
+
+/// Is a stack to be taken before this call's record?
+#[inline(always)]
+pub fn wants_at_exit(regs: *const c_void, ret: i64) -> bool {
+    let nr = number(regs);
+    let wants = if kernel::in_compat_call() { 0 } else { witnesses(nr) };
+    if ret < 0 {
+        // What has one since its beginning needs no second.
+        return ret == EBADF && wants != 0 && wants & witness::AT_ENTER == 0;
+    }
+    match filter::class(nr, false) {
+        class::FCNTL => matches!(arg(regs, 1) & 0xffff_ffff, F_DUPFD | F_DUPFD_CLOEXEC),
+        _ if wants & witness::MAPS != 0 => arg(regs, 2) & PROT_EXEC != 0 && arg(regs, 4) as i32 >= 0,
+        _ => wants & witness::AT_EXIT != 0,
+    }
+}

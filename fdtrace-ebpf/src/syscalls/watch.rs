@@ -1,0 +1,38 @@
+//! Uses that are told only because somebody asked: of a slot, or of a file.
+
+use fdtrace_common::wire::{Watch, watch_key};
+
+use crate::{kernel::Files, maps::WATCHED, shared::WATCHED_NUMBERS};
+
+/// The file behind a number whose use user space has asked for; 0: it has not.
+#[inline(always)]
+pub fn watched(tgid: u32, fd: u64, files: Files) -> u64 {
+    if WATCHED_NUMBERS.get() >> (fd & 63) & 1 == 0 {
+        return 0;
+    }
+    let file = files.file(fd);
+    if file != 0 && (wanted(watch_key(tgid, fd as u32), tgid) || wanted(file, tgid)) { file } else { 0 }
+}
+
+#[inline(always)]
+fn wanted(key: u64, tgid: u32) -> bool {
+    let Some(watch) = WATCHED.get_ptr(&key) else { return false };
+    // SAFETY: a live element of a hash map.
+    unsafe { (*watch).left > 0 && (*watch).last != tgid }
+}
+
+/// A use that was asked for is about to be told. Two threads at once may count one for two: it is a budget.
+#[inline(always)]
+pub fn told(key: u64, tgid: u32, ret: i64) {
+    let Some(watch) = WATCHED.get_ptr_mut(&key) else { return };
+    // SAFETY: a live element of a hash map.
+    unsafe {
+        if (*watch).left > 0 {
+            (*watch).left -= 1;
+        }
+        // Who got nothing has not had his turn.
+        if ret > 0 && (*watch).last != Watch::EVERY {
+            (*watch).last = tgid;
+        }
+    }
+}
