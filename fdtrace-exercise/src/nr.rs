@@ -12,6 +12,9 @@ macro_rules! numbers {
             pub const $constant: i64 = $aarch64;
         )+
 
+        /// All syscalls that the exerciser makes.
+        pub const NAMES: &[&str] = &[$($name),+];
+
         /// The name of a syscall that the exerciser makes.
         pub fn name(nr: i64) -> &'static str {
             match nr {
