@@ -3,6 +3,7 @@
 
 mod attach;
 mod blog;
+mod ending;
 mod fork;
 mod harness;
 mod killed;
