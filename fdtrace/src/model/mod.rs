@@ -21,7 +21,7 @@ use std::{
 
 use crate::{
     event::{EpollListed, EpollOp, Event, Interval, Moment, TableAddr, What},
-    order::{How, Slot, Stamp},
+    order::{How, Slot, Stamp, Tally},
     who::{
         owner::{Owner, Part},
         sighting::{OwnerClass, Sighting},
@@ -215,6 +215,15 @@ impl World {
     /// Every table is as the kernel has it, as far as can be known.
     pub fn is_certain(&self) -> bool {
         self.tables.values().all(|table| table.uncertain_since.is_none())
+    }
+
+    /// Of all slots of the tables that are alive: how often returns came in another order than effects.
+    pub fn order(&self) -> Tally {
+        let slots = self.tables.values().flat_map(|table| table.slots.values());
+        slots.fold(Tally::default(), |mut sum, slot| {
+            sum += slot.tally();
+            sum
+        })
     }
 
     pub fn slot(&self, slot: SlotId) -> Option<&Slot<Generation>> {

@@ -185,22 +185,25 @@ impl World {
             .filter(|table| table.alive() && (snapshot.tgid == 0 || table.is_used_by(snapshot.tgid)))
             .map(|table| table.id)
             .collect();
-        for id in &tables {
-            let id = *id;
+        let mut whole = Vec::new();
+        for id in tables {
             let rows = snapshot.rows.get(&id).unwrap_or(&nobody);
             let Some(table) = self.tables.get(&id) else { continue };
+            // A row that was lost says nothing, least of all that its slot is empty.
+            if table.lost_until.is_some_and(|lost| lost >= snapshot.begin.time) {
+                continue;
+            }
             let gone: Vec<i32> = table.open().map(|(fd, _)| fd).filter(|fd| !rows.contains(fd)).collect();
             for fd in gone {
                 self.edit(SlotId { table: id, fd }, |slot| slot.missing(seen));
             }
             let Some(table) = self.tables.get_mut(&id) else { continue };
             table.read = true;
-            if table.lost_until.is_none_or(|lost| lost < snapshot.begin.time)
-                && let Some(since) = table.uncertain_since.take()
-            {
+            whole.push(id);
+            if let Some(since) = table.uncertain_since.take() {
                 changes.push(Change::Healed { table: id, since });
             }
         }
-        self.agree(&tables, snapshot.begin.pos);
+        self.agree(&whole, snapshot.begin.pos);
     }
 }

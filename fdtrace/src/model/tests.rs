@@ -267,3 +267,21 @@ fn a_target_that_changed_during_the_call_is_asked_for() {
     assert_eq!(bench.world.epolls[&epoll].entries.len(), 1);
     assert!(bench.asks());
 }
+
+#[test]
+fn a_row_that_was_lost_does_not_close_its_slot() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    bench.open(at(3, 4), 4, 0xb0);
+    let once = |pos| Interval { enter: None, exit: moment(pos) };
+    let event = |pos, what| Event { at: once(pos), tgid: 0, tid: 0, table: 0, what };
+    bench.world.apply(&event(10, What::SnapshotBegin), &mut bench.changes);
+    bench.world.apply(&event(12, What::Lost { since: 11, by_class: [0; 8] }), &mut bench.changes);
+    bench.world.apply(&event(13, What::SnapshotEnd), &mut bench.changes);
+    assert!(bench.slot_in(TABLE, 3).live().is_some() && !bench.world.is_certain());
+    // The next one is whole: what it does not show was closed in the gap.
+    bench.read(20, &[(4, 0xb0)]);
+    assert!(bench.slot_in(TABLE, 3).live().is_none() && bench.slot_in(TABLE, 4).live().is_some());
+    assert!(bench.world.is_certain());
+    assert!(bench.changes.iter().any(|change| matches!(change, Change::Healed { since: 11, .. })));
+}
