@@ -140,9 +140,12 @@ impl World {
             description.details().is_some_and(|details| details.info.inode == inode && details.info.dev == dev)
         };
         // Anonymous inodes are shared by many files, so an inode proves a difference only.
+        let holder = current.as_ref().map(|current| current.serial);
         let current = current.filter(|current| same.unwrap_or(true) && is_of(current));
         let matches = |entry: &Entry| match (same, &current) {
             (Some(true), Some(current)) => entry.target.serial == current.serial,
+            // Not the one that the number means: that one may have an entry of its own.
+            (Some(false), _) => is_of(&entry.target) && Some(entry.target.serial) != holder,
             _ => is_of(&entry.target),
         };
         let state = self.epolls.get_mut(&instance.serial);

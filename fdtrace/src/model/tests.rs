@@ -1,6 +1,6 @@
 //! Which slots share a description, when calls return in another order than they took effect.
 
-use fdtrace_common::wire::FileInfo;
+use fdtrace_common::wire::{EpollEntry, FileInfo};
 
 use super::*;
 use crate::{
@@ -284,4 +284,38 @@ fn a_row_that_was_lost_does_not_close_its_slot() {
     assert!(bench.slot_in(TABLE, 3).live().is_none() && bench.slot_in(TABLE, 4).live().is_some());
     assert!(bench.world.is_certain());
     assert!(bench.changes.iter().any(|change| matches!(change, Change::Healed { since: 11, .. })));
+}
+
+#[test]
+fn a_listing_of_two_registrations_under_one_number() {
+    let (mut bench, epoll) = with_epoll();
+    // Two files of one inode, as all anonymous ones are. The first one is still held under another number.
+    bench.open(at(3, 4), 5, 0xa0);
+    bench.call("epoll_ctl", at(5, 6), 0, ctl(0xee, 5, [0xa0, 0xa0]));
+    bench.dup(at(7, 8), 5, 6, 0xa0);
+    bench.close(at(9, 10), 5, 0xa0, 0);
+    bench.open(at(11, 12), 5, 0xb0);
+    bench.call("epoll_ctl", at(13, 14), 0, ctl(0xee, 5, [0xb0, 0xb0]));
+    let known: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
+    assert_eq!(known, [(bench.serial(6), 5), (bench.serial(5), 5)]);
+    let entry = |fd, current| What::EpollEntry {
+        epoll: 10,
+        fd,
+        events: 1,
+        data: 5,
+        inode: file(0xa0).inode,
+        dev: 0,
+        current: Some(current),
+    };
+    for first in [true, false] {
+        let listing =
+            [entry(EpollEntry::BEGIN, false), entry(5, first), entry(5, !first), entry(EpollEntry::END, false)];
+        for what in listing {
+            let once = Interval { enter: None, exit: moment(20) };
+            // The thread that closed 5.
+            bench.world.apply(&Event { at: once, tgid: 1, tid: 109, table: TABLE, what }, &mut bench.changes);
+        }
+        let listed: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
+        assert_eq!(listed, known, "the current one comes first: {first}");
+    }
 }
