@@ -16,6 +16,8 @@ pub mod kind {
     pub const BIND: u16 = 66;
     /// [`super::TypeDef`].
     pub const TYPE: u16 = 67;
+    /// [`super::Mapped`].
+    pub const MAPPED: u16 = 68;
 }
 
 /// Python frames in one stack; the rest is marked as missing.
@@ -197,6 +199,25 @@ pub struct Bind {
     pub other: u64,
 }
 
+/// Code of a file became part of a process: a library was mapped, or a program began. Whoever dies before its mappings
+/// can be read from `/proc` is still explained.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mapped {
+    pub header: Header,
+    /// First address; of a program, `mm_struct.start_code`: that of its first executable segment.
+    pub start: u64,
+    /// Bytes; of a program, not told.
+    pub len: u64,
+    /// In the file; not told for a program.
+    pub offset: u64,
+    pub inode: u64,
+    /// `major << 20 | minor`.
+    pub dev: u32,
+    /// The number through which it was mapped; -1: the program itself.
+    pub fd: i32,
+}
+
 /// A type whose objects own descriptors.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -209,6 +230,7 @@ pub struct TypeDef {
 }
 
 crate::wire::plain! {
+    Mapped = 32 + 40,
     Candidate = 32,
     PyFrame = 24,
     Stack = 32 + 32 + 40 + 8 + 32 + 256 + 64,

@@ -115,6 +115,7 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
         }
         turns::give_back(Room::Scratch);
     }
+    stack::program(who, bprm);
     walk(who, task.process);
 }
 

@@ -11,8 +11,8 @@ use fdtrace_common::{
     python::PyProcess,
     wire::{TracedProcess, kind as wire_kind, loss},
     witness::{
-        FRAMES_MAX, ImageKey, PyEntry, PyFrame, PyImage, STACK_MAX, STACK_STEP, Stack, StackRoom, caller, image, kind,
-        note,
+        FRAMES_MAX, ImageKey, Mapped, PyEntry, PyFrame, PyImage, STACK_MAX, STACK_STEP, Stack, StackRoom, caller,
+        image, kind, note,
     },
 };
 
@@ -344,16 +344,57 @@ pub fn executed(process: *mut TracedProcess, tgid: u32, bprm: *const c_void) {
     }
 }
 
-/// A file was mapped: is it an interpreter's code?
+/// A new program: where its code is.
+#[inline(always)]
+pub fn program(who: Subject, bprm: *const c_void) {
+    if stack_bytes(false) == 0 {
+        return;
+    }
+    // SAFETY: typed by the tracepoint; the offset comes from BTF.
+    let file: u64 = unsafe { member(bprm, offset!(bprm_file)) };
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { aya_ebpf::helpers::bpf_get_current_task() };
+    let mm = read::<u64>(task + offset!(task_mm) as u64);
+    mapped(who, file, read::<u64>(mm + offset!(mm_start_code) as u64), [0, 0], -1);
+}
+
+/// Code of a file is in the memory of a process from now on. `room`: its length and its offset in the file.
+#[inline(always)]
+fn mapped(who: Subject, file: u64, start: u64, room: [u64; 2], fd: i32) {
+    let key = key_of(file);
+    emit::witness::<Mapped>(|record| {
+        // SAFETY: the reserved record.
+        unsafe {
+            emit::fill_header(&raw mut (*record).header, kind::MAPPED, 0, who);
+            (*record).start = start;
+            (*record).len = room[0];
+            (*record).offset = room[1];
+            (*record).inode = key.inode;
+            (*record).dev = key.dev;
+            (*record).fd = fd;
+        }
+    });
+}
+
+/// Code of a file was mapped: is it an interpreter's?
 #[inline(always)]
 unsafe fn library(walk: *mut Walk, task: &Task, regs: *const c_void, at: u64) {
     const PROT_EXEC: u64 = 4;
     // SAFETY: live elements of maps; `regs` is typed by the tracepoint.
     unsafe {
-        if PYTHON.get_ptr(&task.tgid).is_some() || syscalls::arg(regs, 2) & PROT_EXEC == 0 {
+        if syscalls::arg(regs, 2) & PROT_EXEC == 0 {
             return;
         }
-        let file = Files::of_current().file(syscalls::arg(regs, 4));
+        let files = Files::of_current();
+        let file = files.file(syscalls::arg(regs, 4));
+        if stack_bytes(false) != 0 {
+            let who = Subject { tgid: task.tgid, tid: task.tid, table: files.files };
+            let room = [syscalls::arg(regs, 1), syscalls::arg(regs, 5)];
+            mapped(who, file, at, room, syscalls::arg(regs, 4) as i32);
+        }
+        if PYTHON.get_ptr(&task.tgid).is_some() {
+            return;
+        }
         let Some(image) = image_of(file) else { return };
         if (*image).form != image::LIBRARY || (*image).code_offset & !0xfff != syscalls::arg(regs, 5) {
             return;
@@ -365,14 +406,18 @@ unsafe fn library(walk: *mut Walk, task: &Task, regs: *const c_void, at: u64) {
 
 #[inline(always)]
 fn image_of(file: u64) -> Option<*const PyImage> {
+    IMAGES.get_ptr(&key_of(file))
+}
+
+#[inline(always)]
+fn key_of(file: u64) -> ImageKey {
     let inode = read::<u64>(file + offset!(file_f_inode) as u64);
     let sb = read::<u64>(inode + offset!(inode_i_sb) as u64);
-    let key = ImageKey {
+    ImageKey {
         inode: read::<u64>(inode + offset!(inode_i_ino) as u64),
         dev: read::<u32>(sb + offset!(sb_s_dev) as u64),
         reserved: 0,
-    };
-    IMAGES.get_ptr(&key)
+    }
 }
 
 #[inline(always)]

@@ -128,6 +128,8 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
             }
         }
         kind::TICK => What::Tick,
+        // About memory; of no concern to the model.
+        witness::MAPPED => return Ok(None),
         witness::STACK..=witness::TYPE => return witnesses::decode(pos, &header, bytes, short).map(Some),
         kind => return Err(DecodeError::UnknownKind { pos, kind }),
     };

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod export;
 mod failure;
+mod loaded;
 mod natives;
 mod outputs;
 mod progress;

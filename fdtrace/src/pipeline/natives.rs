@@ -12,11 +12,12 @@ use fdtrace_common::{
     witness::{self, CANDIDATES_MAX, PyFrame, Stack, caller, owns},
 };
 
+use super::loaded::{self, Loaded};
 use crate::{
     detect::finding::{Act, Finding, Frame, Name},
     who::{
         native::{
-            AddressSpace, NativeFrame, Objects, Registers, Snapshot, Symbols,
+            AddressSpace, End, Lost, NativeFrame, Objects, Registers, Snapshot, Symbols,
             stack::{base, is_libc, without_call_stub},
         },
         sighting::Unwound,
@@ -80,6 +81,8 @@ pub(super) struct Natives {
     spaces: HashMap<u32, Rc<RefCell<AddressSpace>>>,
     /// Processes whose mappings could not be read: most have ended.
     unreadable: HashSet<u32>,
+    /// What is told of the memory of those.
+    loaded: Loaded,
     objects: Objects,
     symbols: Symbols,
 }
@@ -88,6 +91,7 @@ impl Natives {
     /// Looks at a record before it is decoded. For a stack, gives what its native half means.
     pub(super) fn record(&mut self, record: &[u8]) -> Option<Half> {
         let (header, _) = wire::read::<Header>(record)?;
+        self.loaded.record(&header, record);
         match header.kind {
             witness::kind::STACK => self.unwind(&header, record),
             kind::EXEC => {
@@ -126,13 +130,23 @@ impl Natives {
         if stack.is_empty() {
             return None;
         }
-        let space = Rc::clone(self.space(tgid)?);
+        let space = self.space(tgid);
         let registers = Registers { ip: head.ip, sp: head.sp, bp: head.bp, lr: 0 };
         let snapshot = Snapshot { registers, stack };
         let stack = {
             let mut space = space.borrow_mut();
             // A space that came from the parent is refreshed with the parent's mappings, which is not better.
-            if space.pid() == tgid { space.unwind_live(&snapshot, &mut self.objects) } else { space.unwind(&snapshot) }
+            let stack = if space.pid() == tgid {
+                space.unwind_live(&snapshot, &mut self.objects)
+            } else {
+                space.unwind(&snapshot)
+            };
+            // The process may be gone by now. What it mapped has been told.
+            let told = self.loaded.of(tgid).filter(|_| stack.end == End::Lost(Lost::NotCode));
+            match told {
+                Some(told) if add(&mut space, told, &mut self.objects) => space.unwind(&snapshot),
+                _ => stack,
+            }
         };
         let mut caller = caller::UNKNOWN;
         if asks_for_caller(&head) {
@@ -142,7 +156,7 @@ impl Natives {
         Some(Half { tid: header.tid, unwound: Unwound { space, frames: stack.frames.into(), end: stack.end }, caller })
     }
 
-    fn space(&mut self, tgid: u32) -> Option<&Rc<RefCell<AddressSpace>>> {
+    fn space(&mut self, tgid: u32) -> Rc<RefCell<AddressSpace>> {
         let known = self.spaces.get(&tgid).is_some_and(|space| space.borrow().pid() == tgid);
         if !known && !self.unreadable.contains(&tgid) {
             match AddressSpace::load(tgid, &mut self.objects) {
@@ -150,12 +164,13 @@ impl Natives {
                     self.spaces.insert(tgid, Rc::new(RefCell::new(space)));
                 }
                 Err(error) => {
-                    log::debug!("no native stacks of process {tgid}: {error}");
+                    log::debug!("the mappings of process {tgid} cannot be read: {error}");
                     self.unreadable.insert(tgid);
                 }
             }
         }
-        self.spaces.get(&tgid)
+        let empty = || Rc::new(RefCell::new(AddressSpace::empty(tgid)));
+        Rc::clone(self.spaces.entry(tgid).or_insert_with(empty))
     }
 
     /// Names the native frames of a finding.
@@ -184,4 +199,16 @@ impl Natives {
             })
             .collect();
     }
+}
+
+/// Adds what the kernel side told of a process's memory. `true`: that was news.
+fn add(space: &mut AddressSpace, told: &loaded::Process, objects: &mut Objects) -> bool {
+    let mut news = false;
+    if let Some((start, program)) = &told.program {
+        news |= space.add_program(*start, program, objects);
+    }
+    for library in &told.libraries {
+        news |= space.add(library, objects);
+    }
+    news
 }

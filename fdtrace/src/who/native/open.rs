@@ -4,10 +4,11 @@
 //! then opened for reading. Paths of a process are resolved below *its* root directory, where a symbolic link cannot
 //! lead out into ours.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -21,7 +22,12 @@ pub fn mapped_file(pid: u32, mapping: &Mapping) -> io::Result<File> {
         // Needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE. The path may name another file by now: compare the inode.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(error),
         Err(error) => {
-            let file = in_root(pid, mapping.file_path(), Links::Refuse)?;
+            let path = mapping.file_path();
+            let file = match in_root(pid, path, Links::Refuse) {
+                // The process is gone, and most have our root directory.
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound => on_host(Path::new(OsStr::from_bytes(path)))?,
+                opened => opened?,
+            };
             if file.metadata()?.ino() == mapping.inode { Ok(file) } else { Err(error) }
         }
     }

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::elf::PF_X;
 use super::object::{Object, Objects};
 use super::perf_map::PerfMap;
 use super::rule::{self, Context, Rule};
@@ -74,7 +75,8 @@ impl AddressSpace {
         space
     }
 
-    fn empty(pid: u32) -> Self {
+    /// Nothing is known yet.
+    pub fn empty(pid: u32) -> Self {
         Self {
             pid,
             regions: Vec::new(),
@@ -120,6 +122,43 @@ impl AddressSpace {
             self.rules.clear();
         }
         changed
+    }
+
+    /// Adds one mapping of executable memory, told by somebody else than `/proc`. `false`: that was known, or cannot be
+    /// read.
+    pub fn add(&mut self, mapping: &Mapping, objects: &mut Objects) -> bool {
+        if self.region_at(mapping.start).is_some_and(|region| region.module.is_some()) {
+            return false;
+        }
+        let module = match self.module_of(mapping, objects) {
+            Ok(Some(module)) => module,
+            Ok(None) => return false,
+            Err(error) => {
+                log::debug!("cannot read `{}` of process {}: {error}", mapping.path.escape_ascii(), self.pid);
+                return false;
+            }
+        };
+        self.regions.retain(|region| region.end <= mapping.start || region.start >= mapping.end);
+        self.regions.push(Region { start: mapping.start, end: mapping.end, module: Some(module) });
+        self.regions.sort_unstable_by_key(|region| region.start);
+        self.rules.clear();
+        true
+    }
+
+    /// As [`AddressSpace::add`], for the program itself: `start` is the address of its first executable segment, and of
+    /// the mapping only the file is known.
+    pub fn add_program(&mut self, start: u64, file: &Mapping, objects: &mut Objects) -> bool {
+        const PAGE: u64 = 0xfff;
+        let Ok(Some(object)) = objects.open(self.pid, file) else { return false };
+        let code = object.elf.loads().filter(|segment| segment.flags & PF_X != 0).min_by_key(|segment| segment.vaddr);
+        let Some(code) = code else { return false };
+        let mapping = Mapping {
+            start: start & !PAGE,
+            end: start.saturating_add(code.memsz),
+            offset: code.offset & !PAGE,
+            ..file.clone()
+        };
+        self.add(&mapping, objects)
     }
 
     /// Unwinds while the process may still live: when the walk meets memory that has become executable since (`dlopen`,
