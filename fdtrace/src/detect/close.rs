@@ -9,7 +9,7 @@
 //!   Loops that close a range of numbers are a storm, not a mistake.
 //! * `stale-close`: the number was closed by somebody who owned an *earlier* generation. Without the owner the calls of
 //!   this bug and of a plain use after close are the same, so history alone makes it `possible`: the number was
-//!   recycled, and one of the closes was one too many.
+//!   recycled, and one of the closes was one too many. Call sites may say more, or against it: see `callsite`.
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -19,9 +19,10 @@ use crate::{
 };
 
 use super::{
-    Cause, Incidents,
-    evidence::{self, act, comm, history, mark},
+    Cause, Incidents, Out,
+    evidence::{self, act, history, mark},
     finding::{Act, Confidence, Finding, Role, Severity, Verb},
+    rules,
 };
 
 /// Closes of neighbouring numbers by one thread, with nothing else in between, that make a storm.
@@ -47,52 +48,46 @@ struct Run {
 }
 
 impl Rules {
-    pub(super) fn on(
-        &mut self,
-        change: &Change,
-        world: &World,
-        incidents: &mut Incidents,
-        findings: &mut Vec<Finding>,
-    ) {
+    pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
         match change {
             Change::BadFd { by, met, .. } => {
                 let is_close = by.sys.is_some_and(|sys| sys.name == "close");
                 if is_close {
-                    let finding = met.first().and_then(|met| double_close(*met, by, world, incidents));
-                    self.closed(by, finding, findings);
+                    let finding = met.first().and_then(|met| double_close(*met, by, world, out.incidents));
+                    self.closed(by, finding, out);
                     return;
                 }
-                self.interrupted(by.tid, findings);
+                self.interrupted(by.tid, out);
                 let probe = by.sys.is_none_or(|sys| sys.is_probe(&by.args));
                 if !probe {
                     for met in met {
-                        use_after_close(*met, by, world, incidents, findings);
+                        use_after_close(*met, by, world, out);
                     }
                 }
             }
             Change::Removed { by, how: How::Closed, .. } if by.sys.is_some_and(|sys| sys.name == "close") => {
-                self.closed(by, None, findings);
+                self.closed(by, None, out);
             }
             Change::Installed { by, .. } | Change::EpollCtl { by, .. } | Change::EpollWait { by, .. } => {
-                self.interrupted(by.tid, findings);
+                self.interrupted(by.tid, out);
             }
-            Change::Exited { .. } => self.finish_old(world, findings),
+            Change::Exited { .. } => self.finish_old(world, out),
             _ => {}
         }
     }
 
-    pub(super) fn tick(&mut self, world: &World, findings: &mut Vec<Finding>) {
-        self.finish_old(world, findings);
+    pub(super) fn tick(&mut self, world: &World, out: &mut Out<'_>) {
+        self.finish_old(world, out);
     }
 
-    pub(super) fn finish(&mut self, findings: &mut Vec<Finding>) {
+    pub(super) fn finish(&mut self, out: &mut Out<'_>) {
         for run in std::mem::take(&mut self.runs).into_values() {
-            findings.extend(run.judge());
+            out.findings.extend(run.judge());
         }
     }
 
     /// A close, failed if there is a finding.
-    fn closed(&mut self, by: &Rc<Stamp>, finding: Option<Finding>, findings: &mut Vec<Finding>) {
+    fn closed(&mut self, by: &Rc<Stamp>, finding: Option<Finding>, out: &mut Out<'_>) {
         let fd = crate::syscalls::fd(by.args[0]);
         let time = by.at.exit.time;
         let run = self.runs.entry(by.tid).or_insert(Run { last_fd: fd, step: 0, length: 0, time, held: Vec::new() });
@@ -100,7 +95,7 @@ impl Rules {
         let continues = run.length == 0 || (step.unsigned_abs() == 1 && (run.length == 1 || step == run.step));
         if !continues {
             let over = std::mem::replace(run, Run { last_fd: fd, step: 0, length: 0, time, held: Vec::new() });
-            findings.extend(over.judge());
+            out.findings.extend(over.judge());
         }
         if run.length > 0 {
             run.step = step;
@@ -115,19 +110,19 @@ impl Rules {
         }
     }
 
-    fn interrupted(&mut self, tid: u32, findings: &mut Vec<Finding>) {
+    fn interrupted(&mut self, tid: u32, out: &mut Out<'_>) {
         if let Some(run) = self.runs.remove(&tid) {
-            findings.extend(run.judge());
+            out.findings.extend(run.judge());
         }
     }
 
-    fn finish_old(&mut self, world: &World, findings: &mut Vec<Finding>) {
+    fn finish_old(&mut self, world: &World, out: &mut Out<'_>) {
         let limit = world.now().time.saturating_sub(STORM_PAUSE);
         self.runs.retain(|_, run| {
             if run.time >= limit {
                 return true;
             }
-            findings.append(&mut run.held);
+            out.findings.append(&mut run.held);
             false
         });
     }
@@ -201,30 +196,23 @@ fn double_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Inciden
     let mut timeline = dead.timeline;
     timeline.push(again.clone());
     let message = format!("fd {fd} was closed twice: the second close found it free");
+    let base = evidence::finding("double-close", dead.incident, by, fd, world);
     Some(Finding {
-        rule: "double-close",
         confidence: dead.confidence,
         severity: if dead.shared { Severity::Medium } else { Severity::Note },
-        incident: dead.incident,
-        pid: by.tgid,
-        process: comm(world, by.tgid),
-        fd,
         generation: Some(met.number),
         message,
         culprit: Some(again),
-        victim: None,
         root_cause: Some(dead.closer),
         timeline,
-        advice: "let one owner close the number, once; had another thread opened something in between, this close \
-                 would have taken it",
         complete: dead.complete,
-        time: by.at.exit.time,
+        ..base
     })
 }
 
-fn use_after_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Incidents, findings: &mut Vec<Finding>) {
+fn use_after_close(met: Met, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {
     let met = meant(met, by, world);
-    let Some(dead) = dead(met, by, world, incidents) else { return };
+    let Some(dead) = dead(met, by, world, out.incidents) else { return };
     let SlotId { fd, .. } = met.slot;
     let call = by.sys.map_or("a call", |sys| sys.name);
     let victim = act(by, fd, Verb::Used).of_generation(met.number).with_role(Role::Victim, "found it closed");
@@ -233,25 +221,17 @@ fn use_after_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Inci
     mark(&mut timeline, &culprit);
     timeline.push(victim.clone());
     let base = Finding {
-        rule: "use-after-close",
         confidence: dead.confidence,
-        severity: Severity::High,
-        incident: dead.incident,
-        pid: by.tgid,
-        process: comm(world, by.tgid),
-        fd,
         generation: Some(met.number),
         message: format!("{call} on fd {fd} failed with EBADF: generation {} had been closed", met.number),
-        culprit: Some(culprit.clone()),
+        culprit: Some(culprit),
         victim: Some(victim),
-        root_cause: None,
         timeline,
-        advice: "find out which side owns the number: the one that closed it or the one that went on using it",
         complete: dead.complete,
-        time: by.at.exit.time,
+        ..evidence::finding("use-after-close", dead.incident, by, fd, world)
     };
-    findings.extend(stale_close(&base, met, world));
-    findings.push(base);
+    out.findings.extend(stale_close(&base, met, world));
+    out.findings.push(base);
 }
 
 /// What history says: the number had been closed before and was recycled, so the close of this generation may have been
@@ -265,10 +245,6 @@ fn stale_close(hit: &Finding, met: Met, world: &World) -> Option<Finding> {
     let first = before.end().filter(|end| end.how == How::Closed)?;
     // Where the object behind the close is known, it is known too whether it owned an earlier generation.
     if ended.by.part.by.is_some() || ended.by.part.against.is_some() {
-        return None;
-    }
-    // If its owner closed it there is nothing to suspect; if another object did, that has been told already.
-    if ended.by.part.by.is_some() {
         return None;
     }
     // Two processes with one table, or an exec in between, are another story.
@@ -291,8 +267,7 @@ fn stale_close(hit: &Finding, met: Met, world: &World) -> Option<Finding> {
         ),
         root_cause: Some(root),
         timeline,
-        advice: "close through the object that owns the number (file.close(), not os.close(file.fileno())): it keeps \
-                 the number otherwise and will close it again",
+        advice: rules::advice("stale-close"),
         ..hit.clone()
     })
 }

@@ -22,9 +22,9 @@ use crate::{
 };
 
 use super::{
-    Cause, Incidents,
-    evidence::{act, comm, object},
-    finding::{Act, Confidence, Finding, Name, Role, Severity, Verb, Who},
+    Cause, Out,
+    evidence::{self, act, comm, object},
+    finding::{Act, Confidence, Finding, Name, Role, Verb, Who},
 };
 
 /// Edits remembered for an instance while nobody knows yet whether the other side uses it.
@@ -61,16 +61,10 @@ struct Edit {
 }
 
 impl Rules {
-    pub(super) fn on(
-        &mut self,
-        change: &Change,
-        world: &World,
-        incidents: &mut Incidents,
-        findings: &mut Vec<Finding>,
-    ) {
+    pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
         match change {
             Change::EpollCtl { epoll, slot, op, fd, entry, by } => {
-                self.used(*epoll, slot.table, by, world, incidents, findings);
+                self.used(*epoll, slot.table, by, world, out);
                 if by.ret != 0 {
                     return;
                 }
@@ -96,13 +90,13 @@ impl Rules {
                         complete: complete(slot.table, parted, world),
                     };
                     match last_use(*epoll, other, world).filter(|used| used.at.exit.pos > parted.pos) {
-                        Some(used) => self.tell(&edit, Some(&used), Confidence::Proven, world, incidents, findings),
+                        Some(used) => self.tell(&edit, Some(&used), Confidence::Proven, world, out),
                         None if self.pending.len() < PENDING => self.pending.push(edit),
                         None => {}
                     }
                 }
             }
-            Change::EpollWait { epoll, slot, by, .. } => self.used(*epoll, slot.table, by, world, incidents, findings),
+            Change::EpollWait { epoll, slot, by, .. } => self.used(*epoll, slot.table, by, world, out),
             Change::TableDied { table } => {
                 self.pending.retain(|edit| edit.other != *table);
             }
@@ -114,25 +108,17 @@ impl Rules {
         }
     }
 
-    pub(super) fn finish(&mut self, world: &World, incidents: &mut Incidents, findings: &mut Vec<Finding>) {
+    pub(super) fn finish(&mut self, world: &World, out: &mut Out<'_>) {
         for edit in std::mem::take(&mut self.pending) {
             let waited = world.epolls.get(&edit.epoll).and_then(|epoll| epoll.users.get(&edit.other)?.waited.clone());
             if let Some(waited) = waited {
-                self.tell(&edit, Some(&waited), Confidence::Likely, world, incidents, findings);
+                self.tell(&edit, Some(&waited), Confidence::Likely, world, out);
             }
         }
     }
 
     /// A table has used an instance: edits by others that waited for this are told.
-    fn used(
-        &mut self,
-        epoll: Serial,
-        table: TableId,
-        by: &Rc<Stamp>,
-        world: &World,
-        incidents: &mut Incidents,
-        findings: &mut Vec<Finding>,
-    ) {
+    fn used(&mut self, epoll: Serial, table: TableId, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {
         if self.pending.is_empty() {
             return;
         }
@@ -141,7 +127,7 @@ impl Rules {
         self.pending = waiting;
         let told: Vec<Edit> = told;
         for edit in told {
-            self.tell(&edit, Some(by), Confidence::Proven, world, incidents, findings);
+            self.tell(&edit, Some(by), Confidence::Proven, world, out);
         }
     }
 
@@ -151,8 +137,7 @@ impl Rules {
         used: Option<&Rc<Stamp>>,
         confidence: Confidence,
         world: &World,
-        incidents: &mut Incidents,
-        findings: &mut Vec<Finding>,
+        out: &mut Out<'_>,
     ) {
         let op = match edit.op {
             EpollOp::Add => 1,
@@ -166,8 +151,7 @@ impl Rules {
         let Some(epoll) = world.epolls.get(&edit.epoll) else { return };
         let complete = edit.complete && complete(edit.other, edit.parted, world);
         let confidence = if complete { confidence } else { Confidence::Possible };
-        let who = |tgid| format!("{} ({tgid})", crate::escape::escape_terminal(&comm(world, tgid).0));
-        let (editor, victim_name) = (who(edit.by.tgid), who(edit.other_process));
+        let [editor, victim_name] = [edit.by.tgid, edit.other_process].map(|tgid| evidence::shown_process(world, tgid));
         let number = edit.fd;
         let (verb, did, harm) = match edit.op {
             EpollOp::Add => (
@@ -211,14 +195,9 @@ impl Rules {
         });
         timeline.extend(victim.clone());
         timeline.sort_by_key(|act| act.time);
-        findings.push(Finding {
-            rule: "epoll-shared-across-fork",
+        let incident = out.incidents.number(Cause::Epoll(edit.epoll));
+        out.findings.push(Finding {
             confidence,
-            severity: Severity::High,
-            incident: incidents.number(Cause::Epoll(edit.epoll)),
-            pid: edit.by.tgid,
-            process: comm(world, edit.by.tgid),
-            fd: edit.epoll_fd,
             generation: edit.generation,
             message: format!(
                 "{editor} {did} epoll fd {}, which it shares with {victim_name} since the fork: {harm}",
@@ -226,12 +205,9 @@ impl Rules {
             ),
             culprit: Some(culprit),
             victim,
-            root_cause: None,
             timeline,
-            advice: "after fork the child must not touch an inherited event loop: make a new one, or exec; in Python do \
-                     not fork while a loop exists, or leave the child with os._exit",
             complete,
-            time: edit.by.at.exit.time,
+            ..evidence::finding("epoll-shared-across-fork", incident, &edit.by, edit.epoll_fd, world)
         });
     }
 }

@@ -4,6 +4,7 @@
 //! Like the model, rules read no clock and no file, and a finding over a window that lost events is never `proven`.
 
 mod blocked;
+pub mod callsite;
 mod close;
 mod epoll;
 pub(crate) mod evidence;
@@ -14,9 +15,11 @@ mod leak;
 mod lock;
 mod overwrite;
 mod owner;
+mod registration;
 mod retry;
 pub mod rules;
 mod share;
+mod stale_ctl;
 mod stdio;
 
 use std::collections::HashMap;
@@ -93,6 +96,8 @@ pub struct Detector {
     owner: owner::Rules,
     retry: retry::Rules,
     interest: interest::Rules,
+    stale_ctl: stale_ctl::Rules,
+    registration: registration::Rules,
     blocked: blocked::Rules,
     overwrite: overwrite::Rules,
     stdio: stdio::Rules,
@@ -110,12 +115,14 @@ impl Detector {
     /// Looks at one change; the world is as it is after the event that caused it.
     pub fn on(&mut self, change: &Change, world: &World, findings: &mut Vec<Finding>) {
         let known = findings.len();
-        self.owner.on(change, world, &mut self.incidents, findings);
-        self.close.on(change, world, &mut self.incidents, findings);
-        self.epoll.on(change, world, &mut self.incidents, findings);
         let mut out = Out { incidents: &mut self.incidents, findings, wants: &mut self.wants };
+        self.owner.on(change, world, &mut out);
+        self.close.on(change, world, &mut out);
+        self.epoll.on(change, world, &mut out);
         self.retry.on(change, world, &mut out);
         self.interest.on(change, world, &mut out);
+        self.stale_ctl.on(change, world, &mut out);
+        self.registration.on(change, world, &mut out);
         self.blocked.on(change, world, &mut out);
         self.overwrite.on(change, world, &mut out);
         self.stdio.on(change, world, &mut out);
@@ -134,22 +141,25 @@ impl Detector {
     /// Time has passed: what waited for it is decided.
     pub fn tick(&mut self, world: &World, findings: &mut Vec<Finding>) {
         let known = findings.len();
-        self.close.tick(world, findings);
         let mut out = Out { incidents: &mut self.incidents, findings, wants: &mut self.wants };
+        self.close.tick(world, &mut out);
         self.interest.tick(world, &mut out);
+        self.stale_ctl.tick(world, &mut out);
         self.overwrite.tick(world, &mut out);
         self.inherit.tick(world, &mut out);
+        self.share.tick(world, &mut out);
         humble(&mut findings[known..]);
     }
 
     /// Nothing more will come.
     pub fn finish(&mut self, world: &World, findings: &mut Vec<Finding>) {
         let known = findings.len();
-        self.close.finish(findings);
-        self.epoll.finish(world, &mut self.incidents, findings);
         let mut out = Out { incidents: &mut self.incidents, findings, wants: &mut self.wants };
-        self.interest.finish(world, &mut out);
+        self.close.finish(&mut out);
+        self.epoll.finish(world, &mut out);
+        self.stale_ctl.finish(&mut out);
         self.leak.finish(world, &mut out);
+        self.share.finish(&mut out);
         humble(&mut findings[known..]);
     }
 }

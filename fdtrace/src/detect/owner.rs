@@ -26,7 +26,7 @@ use crate::{
 };
 
 use super::{
-    Cause, Incidents,
+    Cause, Incidents, Out,
     evidence::{self, act, comm, history, mark},
     finding::{Confidence, Finding, Name, Role, Severity, Verb},
     rules,
@@ -44,38 +44,39 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub(super) fn on(
-        &mut self,
-        change: &Change,
-        world: &World,
-        incidents: &mut Incidents,
-        findings: &mut Vec<Finding>,
-    ) {
+    pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
         match change {
             Change::Removed { slot, number, how: How::Closed, by, .. }
                 if by.sys.is_some_and(|sys| sys.name == "close") =>
             {
                 let run = self.run(by.tid, slot.fd);
                 if let Some((owner, bound)) = by.part.by.as_ref().filter(|(_, bound)| bound < number) {
-                    findings.push(stale_close(*slot, *number, *bound, owner, by, world, incidents));
+                    out.findings.push(stale_close(*slot, *number, *bound, owner, by, world, out.incidents));
                 } else if let Some(owner) = &by.part.against
                     && run < CLEAN_UP
                 {
-                    findings.push(foreign_close(*slot, *number, owner, by, world, incidents));
+                    out.findings.push(foreign_close(*slot, *number, owner, by, world, out.incidents));
                 }
             }
             Change::Used { slot, number, by } if by.ret >= 0 => {
                 if let Some((owner, bound)) = by.part.by.as_ref().filter(|(_, bound)| bound < number)
                     && self.used.insert((*slot, *number, owner.object))
                 {
-                    findings.push(stale_use(*slot, *number, *bound, owner, by, world, incidents));
+                    out.findings.push(stale_use(*slot, *number, *bound, owner, by, world, out.incidents));
                 }
             }
             Change::Installed { by, .. } => {
                 self.runs.remove(&by.tid);
             }
             Change::Bound { slot, number, owner, other: Some(other), at, process } => {
-                findings.push(two_owners(*slot, *number, [other, owner], (*process, at.time), world, incidents));
+                out.findings.push(two_owners(
+                    *slot,
+                    *number,
+                    [other, owner],
+                    (*process, at.time),
+                    world,
+                    out.incidents,
+                ));
             }
             Change::Exited { process, .. } => {
                 self.runs.remove(process);

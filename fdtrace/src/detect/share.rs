@@ -5,7 +5,7 @@
 //!
 //! * `shared-stream`: reads and writes on one stream socket by live tables, in turns A, B, A, B, where B may be
 //!   several. *Proof.* File and table
-//!   identity. *Look-alikes.* A, B: a server hands a client over; A, B, A: separated privileges; pipes, eventfds, listening
+//!   identity. *Likely* is as little as: A writes, B writes, A reads, while both live. *Look-alikes.* A, B: a server hands a client over; A, B, A: separated privileges; pipes, eventfds, listening
 //!   sockets, standard streams; processes that have run another program since.
 //! * `shared-offset`: the same for reads, writes and seeks that move the offset of one regular file without `O_APPEND`.
 //!   *Look-alikes.* `pread`, logs, a shell and its children on the standard streams.
@@ -24,7 +24,7 @@ use crate::{
 };
 
 use super::{
-    Cause, Out, Want,
+    Cause, Incidents, Out, Want,
     evidence::{self, act, object},
     finding::{Confidence, Finding, Role, Severity, Verb},
 };
@@ -33,6 +33,8 @@ use super::{
 const USES: u32 = 64;
 /// Turns that make a finding: A, B, A, B.
 const TURNS: usize = 4;
+/// How long turns may take to go on, nanoseconds.
+const GOING_ON: u64 = 500_000_000;
 /// Turns remembered for one description.
 const KEPT: usize = 24;
 const REMEMBERED: usize = 16_384;
@@ -53,6 +55,8 @@ struct Shared {
     /// Who used it, by turns.
     turns: Vec<Turn>,
     told: bool,
+    /// What is told unless the turns go on, and tell more.
+    crossed: Option<Finding>,
     /// Who made it non-blocking.
     nonblocking: Option<(TableId, Rc<Stamp>)>,
     flags_told: bool,
@@ -90,8 +94,14 @@ impl Rules {
                 let known = self.shared.contains_key(&description.serial);
                 if !known {
                     let description = Rc::clone(description);
-                    let fresh =
-                        Shared { description, turns: Vec::new(), told: false, nonblocking: None, flags_told: false };
+                    let fresh = Shared {
+                        description,
+                        turns: Vec::new(),
+                        told: false,
+                        crossed: None,
+                        nonblocking: None,
+                        flags_told: false,
+                    };
                     self.shared.insert(live.data.description.serial, fresh);
                 }
                 out.wants.push(Want::Turns { file: live.data.description.file, fd: slot.fd, times: USES });
@@ -109,9 +119,32 @@ impl Rules {
                     shared.turns.retain(|turn| turn.table != table.id);
                 }
             }
-            Change::TableDied { .. } => self.shared.retain(|_, shared| shared.description.holders.get() > 1),
+            Change::TableDied { .. } => self.shared.retain(|_, shared| {
+                let kept = shared.description.holders.get() > 1;
+                if !kept {
+                    out.findings.extend(shared.crossed.take());
+                }
+                kept
+            }),
             _ => {}
         }
+    }
+
+    pub(super) fn tick(&mut self, world: &World, out: &mut Out<'_>) {
+        let limit = world.now().time.saturating_sub(GOING_ON);
+        for shared in self.shared.values_mut() {
+            if let Some(crossed) = shared.crossed.take_if(|crossed| crossed.time < limit) {
+                out.findings.push(crossed);
+                shared.told = true;
+            }
+        }
+    }
+
+    pub(super) fn finish(&mut self, out: &mut Out<'_>) {
+        // In the order of their making, whatever the map's order is.
+        let mut left: Vec<Finding> = self.shared.values_mut().filter_map(|shared| shared.crossed.take()).collect();
+        left.sort_by_key(|finding| finding.time);
+        out.findings.extend(left);
     }
 
     fn used(&mut self, slot: SlotId, number: u32, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {
@@ -137,9 +170,16 @@ impl Rules {
         // There may be more than two at the table: it is this one against the others.
         let mut turns: Vec<&Turn> = shared.turns.iter().collect();
         turns.dedup_by_key(|turn| turn.table == slot.table);
-        if let [.., a, b, c, d] = turns.as_slice() {
-            tell(&shared.description, [a, b, c, d], world, out);
-            shared.told = true;
+        match turns.as_slice() {
+            [.., a, b, c, d] => {
+                out.findings.extend(interleaved(&shared.description, &[a, b, c, d], world, out.incidents));
+                shared.crossed = None;
+                shared.told = true;
+            }
+            [.., a, b, c] if shared.crossed.is_none() && crossed([a, b, c], &shared.description) => {
+                shared.crossed = interleaved(&shared.description, &[a, b, c], world, out.incidents);
+            }
+            _ => {}
         }
         if shared.told {
             shared.turns.clear();
@@ -156,12 +196,19 @@ fn matters(description: &Description) -> bool {
     }
 }
 
+/// A asked, B asked before A had its answer, and A took the next answer there was.
+fn crossed([a, b, c]: [&Turn; 3], description: &Description) -> bool {
+    let asks = |turn: &Turn| turn.by.sys.is_some_and(|sys| is_write(sys.name));
+    matches!(description.kind(), Kind::Socket { .. }) && a.table == c.table && asks(a) && asks(b) && !asks(c)
+}
+
+fn is_write(call: &str) -> bool {
+    matches!(call, "write" | "writev" | "sendto" | "sendmsg" | "sendmmsg" | "sendfile")
+}
+
 /// Takes from a stream, adds to it, or moves an offset.
 fn moves(call: &str) -> bool {
-    matches!(
-        call,
-        "read" | "readv" | "write" | "writev" | "recvfrom" | "recvmsg" | "sendto" | "sendmsg" | "sendfile" | "lseek"
-    )
+    is_write(call) || matches!(call, "read" | "readv" | "recvfrom" | "recvmsg" | "recvmmsg" | "splice" | "lseek")
 }
 
 /// Has the process become another program since it got this descriptor? Then it was given it on purpose.
@@ -175,8 +222,13 @@ fn given_at_exec(life: &Life<Generation>, tgid: u32, world: &World) -> bool {
     })
 }
 
-fn tell(description: &Description, turns: [&Turn; TURNS], world: &World, out: &mut Out<'_>) {
-    let [first, second, ..] = turns;
+fn interleaved(
+    description: &Description,
+    turns: &[&Turn],
+    world: &World,
+    incidents: &mut Incidents,
+) -> Option<Finding> {
+    let [first, second, ..] = turns else { return None };
     let is_file = description.kind() == Kind::File;
     let rule = if is_file { "shared-offset" } else { "shared-stream" };
     let complete = [first, second]
@@ -198,7 +250,8 @@ fn tell(description: &Description, turns: [&Turn; TURNS], world: &World, out: &m
     let forked =
         |turn: &Turn| world.processes.get(&turn.by.tgid).and_then(|process| process.forked).map_or(0, |at| at.pos);
     let guest = usize::from(forked(second) >= forked(first));
-    let (culprit, victim) = (2 + guest, 3 - guest);
+    let last = turns.len() - 1;
+    let (culprit, victim) = if last % 2 == guest { (last, last - 1) } else { (last - 1, last) };
     role(&mut timeline[culprit], Role::Culprit, "goes on using what the other side uses");
     role(&mut timeline[victim], Role::Victim, "shares it since the fork");
     let (a, b) = (evidence::shown_process(world, first.by.tgid), evidence::shown_process(world, second.by.tgid));
@@ -209,11 +262,16 @@ fn tell(description: &Description, turns: [&Turn; TURNS], world: &World, out: &m
         format!("{a} and {b} talk over the same {what} in turns: what is meant for one reaches the other")
     };
     let (pid, fd, number) = (&turns[victim].by, turns[victim].slot.fd, turns[victim].number);
-    let incident = out.incidents.number(Cause::Description(description.serial));
+    let incident = incidents.number(Cause::Description(description.serial));
     // Taking turns on a file can be agreed on, with a lock of some kind, and then it is no mistake.
-    let sure = if is_file { Confidence::Possible } else { Confidence::Proven };
+    let sure = match (is_file, turns.len() < TURNS) {
+        (true, _) => Confidence::Possible,
+        // Questions that crossed once may have been meant to.
+        (false, true) => Confidence::Likely,
+        (false, false) => Confidence::Proven,
+    };
     let base = evidence::finding(rule, incident, pid, fd, world);
-    out.findings.push(Finding {
+    Some(Finding {
         confidence: if complete { sure } else { Confidence::Possible },
         severity: if is_file { Severity::Medium } else { base.severity },
         generation: Some(number),
@@ -223,7 +281,7 @@ fn tell(description: &Description, turns: [&Turn; TURNS], world: &World, out: &m
         timeline,
         complete,
         ..base
-    });
+    })
 }
 
 /// A call found nothing ready, and would have waited had nobody touched the flags.

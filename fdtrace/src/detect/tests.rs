@@ -88,6 +88,21 @@ fn epoll_duplicate_entry() {
 }
 
 #[test]
+fn epoll_lost_registration() {
+    let rule = "epoll-lost-registration";
+    let story = |tail: &str| of(rule, &format!("{EPOLL}{tail}"));
+    let long_wait = "1 begin\nsleep 1100\n1 epoll_wait 3";
+    let told = ["epoll-lost-registration possible 1 4"];
+    assert_eq!(story(&format!("1 close 4\n1 socket -> 4\n{long_wait}")), told);
+    assert_eq!(story(&format!("1 close 4\n1 socket -> 4\n1 epoll_ctl 3 ADD 4\n{long_wait}")), NONE);
+    assert_eq!(story("1 close 4\n1 socket -> 4\n1 epoll_wait 3"), NONE);
+    // Unregistered by closing it; and the number went to something else.
+    assert_eq!(story(&format!("1 close 4\n{long_wait}")), NONE);
+    assert_eq!(story(&format!("1 close 4\n1 open /a -> 4\n{long_wait}")), NONE);
+    assert_eq!(story(&format!("1 epoll_ctl 3 DEL 4\n1 close 4\n1 socket -> 4\n{long_wait}")), NONE);
+}
+
+#[test]
 fn close_while_blocked() {
     let rule = "close-while-blocked";
     let story = |tail: &str| of(rule, &format!("1 socket -> 3\n1 thread 7\n{tail}"));
@@ -157,6 +172,12 @@ fn shared_stream() {
     let c = "3 recvfrom 3 9\n";
     assert_eq!(story(&format!("1 fork -> 3\n{b}{a}{c}{a}")), ["shared-stream proven 1 3"]);
     assert_eq!(story(&format!("{a}{b}2 exec /bin/cat\n{a}{b}")), NONE);
+    // One question each, and then an answer. If they go on it is told once, as what it is by then.
+    let answer = "1 recvfrom 3 9\n";
+    assert_eq!(story(&format!("{a}{b}{answer}sleep 600")), ["shared-stream likely 1 3"]);
+    assert_eq!(story(&format!("{a}{b}{answer}{b}sleep 600")), ["shared-stream proven 1 3"]);
+    assert_eq!(story(&format!("2 recvfrom 3 9\n{a}2 recvfrom 3 9\nsleep 600")), NONE);
+    assert_eq!(story(&format!("{a}{b}2 exit\n{answer}sleep 600")), NONE);
     assert_eq!(of(rule, &format!("1 pipe2 -> 3 4\n1 fork -> 2\n{a}{b}{a}{b}")), NONE);
     // A program that another one started shares what it opened itself like any other.
     let (b, c) = ("2 sendto 3 9\n", "3 sendto 3 9\n");

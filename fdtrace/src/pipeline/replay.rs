@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use fdtrace_common::wire::{self, Header, Lost, bytes_of, kind};
 
 use crate::{
+    detect::callsite,
     plan::{Point, Range, Reading},
     sink::{FindingCounts, Loss, RunMeta, Sink, Sinks, Summary},
     source::recording::{
@@ -240,6 +241,9 @@ impl<'a> Replayer<'a> {
             let told = match news {
                 News::Finding(mut finding) if (from..=to).contains(&finding.time) => {
                     self.lines.fill(&mut finding);
+                    if !callsite::weigh(&mut finding) {
+                        continue;
+                    }
                     self.counts.add(&finding);
                     self.sinks.finding(&finding)
                 }

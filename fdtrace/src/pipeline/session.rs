@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    detect::Want,
+    detect::{Want, callsite},
     sink::{FindingCounts, Sink, Sinks},
     source::{clock, live::Live, recording::writer::Recorder},
     syscalls::Arch,
@@ -203,7 +203,7 @@ impl Session {
                     if let Some(recorder) = &mut self.recorder {
                         record::shown(recorder, &finding);
                     }
-                    if !self.quiet.may_tell(&finding) {
+                    if !callsite::weigh(&mut finding) || !self.quiet.may_tell(&finding) {
                         continue;
                     }
                     self.counts.add(&finding);

@@ -45,10 +45,11 @@ void load(const char *path) {
         definition: "The kernel gives a closed number to the next file that is opened. Somebody who still holds the number \
             from before closes it, and closes a file of which he knows nothing. The close succeeds. The damage shows later, \
             elsewhere: the rightful owner gets EBADF, or writes into whatever gets the number next.",
-        proof: "Proven if the object that closes was seen to own an earlier generation of the slot and not this one; or, with \
-            no owner known, if the one who opened this generation gets EBADF from it, and the close that ended it was made \
-            from the stack that had closed an earlier generation, or by a `close` retried after EINTR. Likely if only the call sites \
-            agree, possible if the history of the slot merely fits. System calls alone never prove it at the close itself.",
+        proof: "Proven if the object that closes was seen to own an earlier generation of the slot and not this one. With no \
+            owner known, it takes an EBADF of whoever goes on using this generation, and call sites: likely if the close was made \
+            by the destructor or library of the type that had opened the earlier generation, which other code closed, and \
+            other code opened this one; possible if the history of the slot merely fits. It is not told where the function or the type \
+            that opened this generation closed it: that is a plain use after close.",
         look_alikes: &[
             "a descriptor that one thread opens and another closes: thread pools of libuv, Go and Java do it all the time",
             "a number that was passed on, with its owner giving it up (`detach`, `into_raw_fd`, `release`)",
@@ -117,7 +118,7 @@ file.read(5)
         advice: "make the second object from a copy (`os.dup(fd)`, `try_clone()`), or take the number from the first (`detach()`, `into_raw_fd()`)",
         severity: Severity::High,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "talk.py",
             source: r#"import os, socket

@@ -134,13 +134,13 @@ watcher.events = 3
         title: "a registration ended with its file, and nobody registered the successor",
         definition: "The number was registered, closed, and opened again: the entry went with the old file, without a word. Code that believes \
             the number to be watched still waits for events that cannot come. The program hangs; no call fails.",
-        proof: "A heuristic: that the entry is gone is proven, that somebody counts on it is not. It is told as an explanation of other \
-            findings, or where a thread waits in the instance for very long.",
+        proof: "A heuristic, so never more than possible: that the entry is gone is proven, that somebody counts on it is not. It is a \
+            note, told with `--notes` once a thread has waited in the instance for more than a second, and for nothing.",
         look_alikes: &["closing a registered descriptor: legal, and the way nginx unregisters"],
         advice: "register the new descriptor after each reconnect: epoll forgets a closed file",
         severity: Severity::Note,
         severity_varies: "",
-        since: Since::Planned,
+        since: Since::Implemented,
         example: Example {
             file: "pool.c",
             source: r#"void reconnect(struct conn *c) {

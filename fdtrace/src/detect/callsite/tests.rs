@@ -1,0 +1,79 @@
+use super::*;
+use crate::{
+    detect::finding::{Name, Severity, Who},
+    sink::fixture::{act, finding},
+};
+
+fn at(mut act: Act, generation: u32, functions: &[&str]) -> Act {
+    let frame =
+        |function: &&str| Frame { function: Name::from(*function), file: None, line: None, module: None, source: None };
+    act.generation = Some(generation);
+    act.who = Who { native: functions.iter().map(frame).collect(), ..Who::default() };
+    act
+}
+
+/// Opened, closed, opened, closed; by these functions. What is made of the suspicion.
+fn told(stacks: [&[&str]; 4]) -> Option<Confidence> {
+    let [own, earlier, hit, closer] = stacks;
+    let timeline = vec![
+        at(act(0, 3, 1, Verb::Opened, "openat"), 1, own),
+        at(act(1, 3, 1, Verb::Closed, "close"), 1, earlier),
+        at(act(2, 3, 2, Verb::Opened, "openat"), 2, hit),
+        at(act(3, 3, 2, Verb::Closed, "close"), 2, closer),
+    ];
+    let base = finding("stale-close", Confidence::Possible, "", timeline.clone());
+    let mut finding = Finding {
+        root_cause: Some(timeline[1].clone()),
+        culprit: Some(timeline[3].clone()),
+        complete: true,
+        severity: Severity::High,
+        ..base
+    };
+    weigh(&mut finding).then_some(finding.confidence)
+}
+
+#[test]
+fn a_destructor_of_what_the_earlier_generation_was() {
+    let drop_stream = [
+        "close",
+        "core::ptr::drop_in_place<std::os::fd::owned::OwnedFd>",
+        "core::ptr::drop_in_place<std::os::unix::net::stream::UnixStream>",
+        "main",
+    ];
+    let pair = ["socketpair", "<std::os::unix::net::stream::UnixStream>::pair", "main"];
+    let create = ["open", "std::fs::File::create", "main"];
+    let raw = ["close", "xcb_disconnect", "main"];
+    assert_eq!(told([&pair, &raw, &create, &drop_stream]), Some(Confidence::Likely));
+    // The object closes what is its own, and somebody else goes on using the number.
+    assert_eq!(told([&create, &raw, &pair, &drop_stream]), None);
+    // Two of a kind: whose the second was is not known.
+    assert_eq!(told([&pair, &raw, &pair, &drop_stream]), Some(Confidence::Possible));
+}
+
+#[test]
+fn libraries_that_open_and_close() {
+    let (fopen, fclose) = (["open64", "_IO_new_fopen", "main"], ["close", "_IO_new_fclose", "main"]);
+    let (open, close) = (["open64", "main"], ["close", "main"]);
+    assert_eq!(told([&fopen, &close, &open, &fclose]), Some(Confidence::Likely));
+    assert_eq!(told([&open, &close, &fopen, &fclose]), None);
+    assert_eq!(told([&["open64", "opendir"], &close, &open, &["close", "closedir"]]), Some(Confidence::Likely));
+}
+
+#[test]
+fn finalisers_are_suspicious() {
+    let handle = ["uv__fs_close", "node::fs::FileHandle::~FileHandle", "v8::internal::Heap::PerformGarbageCollection"];
+    let raw = ["uv__fs_open", "node::fs::Open"];
+    let worker = ["uv__fs_open", "worker"];
+    assert_eq!(told([&worker, &["uv__fs_close", "worker"], &raw, &handle]), Some(Confidence::Likely));
+    assert_eq!(told([&worker, &["uv__fs_close", "worker"], &worker, &handle]), Some(Confidence::Possible));
+}
+
+#[test]
+fn whoever_opened_it_may_close_it() {
+    let (load, main) = (["open", "load"], ["pipe", "main"]);
+    assert_eq!(told([&load, &["close", "load"], &main, &["close", "main"]]), None);
+    // One function did it all, or nobody knows who did: the history fits, and nothing contradicts.
+    assert_eq!(told([&load, &["close", "load"], &load, &["close", "load"]]), Some(Confidence::Possible));
+    assert_eq!(told([&[], &[], &[], &[]]), Some(Confidence::Possible));
+    assert_eq!(told([&load, &["close", "stop"], &main, &["close", "stop"]]), Some(Confidence::Possible));
+}
