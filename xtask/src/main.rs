@@ -44,6 +44,8 @@ enum Chore {
     Load(bench::load::Options),
     /// Open exports with the tools that they are made for
     Exports(exports::Options),
+    /// Trace the corpus of known bugs and of correct programs ($FDTRACE_CORPUS)
+    Corpus(corpus::Options),
     /// Check that every module of fdtrace keeps to the data flow
     CheckLayers,
 }
@@ -69,6 +71,7 @@ fn perform(chore: &Chore) -> Result<ExitCode> {
         Chore::Bench(options) => bench::bench(options).map(|()| ExitCode::SUCCESS),
         Chore::Load(options) => bench::load::load(options).map(|()| ExitCode::SUCCESS),
         Chore::Exports(options) => exports::exports(options).map(|()| ExitCode::SUCCESS),
+        Chore::Corpus(options) => corpus::corpus(options),
         Chore::CheckLayers => check_layers::check_layers().map(|()| ExitCode::SUCCESS),
     }
 }

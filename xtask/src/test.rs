@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
-    build, check_layers, command, corpus, setup,
+    check_layers, command, corpus, setup,
     toolchain::{Kit, Target},
     vm,
 };
@@ -24,9 +24,9 @@ pub struct Options {
     /// Leave out what needs root and the running kernel
     #[arg(long)]
     quick: bool,
-    /// Trace the corpus of known bugs too ($FDTRACE_CORPUS)
+    /// Leave out the corpus of known bugs and of correct programs ($FDTRACE_CORPUS)
     #[arg(long)]
-    corpus: bool,
+    no_corpus: bool,
     /// Test on one more kernel, in a virtual machine; `cargo xtask vm` has them all
     #[arg(long)]
     vm: bool,
@@ -58,8 +58,12 @@ pub fn test(options: &Options) -> Result<ExitCode> {
     if !options.quick {
         report.step("tests on this kernel", || run_tests(&mut kernel_tests()?));
     }
-    if options.corpus {
-        report.step("corpus", corpus);
+    match corpus::find() {
+        _ if options.quick || options.no_corpus => {}
+        Some(dir) => {
+            report.step("corpus", || corpus::step(dir));
+        }
+        None => eprintln!("\n{}", corpus::absent()),
     }
     if options.vm {
         report.step("virtual machine", || vm::run(&vm::Options::for_tests()));
@@ -104,14 +108,6 @@ fn host() -> Result<String> {
     let about = command::output(Command::new("rustc").arg("-vV"))?;
     let host = about.lines().find_map(|line| line.strip_prefix("host: ")).context("`rustc -vV` names no host")?;
     Ok(host.to_uppercase().replace('-', "_"))
-}
-
-fn corpus() -> Result<Tally> {
-    let Some(corpus) = corpus::find() else {
-        bail!("the corpus is not here: set FDTRACE_CORPUS to its directory");
-    };
-    let fdtrace = build::build(&build::Options { release: true })?;
-    corpus::run(&corpus, &fdtrace).map(|()| Tally::ONE)
 }
 
 /// Runs `cargo test`, passes on what it prints, and adds up its results.
