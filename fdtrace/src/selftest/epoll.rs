@@ -8,6 +8,7 @@ pub(super) const CASES: &[Case] = &[
     // The call that found the number closed is a use of it.
     Case::new("epoll-stale-ctl", removed_after_close, removed_before_close).also(&["use-after-close"]),
     Case::new("epoll-duplicate-entry", added_beside_a_copy, added_in_place),
+    Case::new("epoll-lost-registration", opened_again_and_forgotten, opened_again_and_added),
 ];
 
 fn edited_by_a_child() {
@@ -85,4 +86,25 @@ fn added_in_place() {
     sys::close(r);
     let (next, _) = sys::pipe();
     sys::epoll_add(epoll, next);
+}
+
+/// Long enough for a hang.
+const WAIT: i32 = 1_200;
+
+fn opened_again_and_forgotten() {
+    let (epoll, (r, _)) = (sys::epoll(), sys::pipe());
+    sys::epoll_add(epoll, r);
+    sys::close(r);
+    // Gets the number that has become free.
+    sys::pipe();
+    sys::epoll_wait_for(epoll, WAIT);
+}
+
+fn opened_again_and_added() {
+    let (epoll, (r, _)) = (sys::epoll(), sys::pipe());
+    sys::epoll_add(epoll, r);
+    sys::close(r);
+    let (next, _) = sys::pipe();
+    sys::epoll_add(epoll, next);
+    sys::epoll_wait_for(epoll, WAIT);
 }

@@ -213,9 +213,13 @@ pub fn epoll_del(epoll: c_int, fd: c_int) {
 
 /// How many events there are at this moment.
 pub fn epoll_wait(epoll: c_int) -> c_int {
+    epoll_wait_for(epoll, 0)
+}
+
+pub fn epoll_wait_for(epoll: c_int, milliseconds: c_int) -> c_int {
     let mut events = [libc::epoll_event { events: 0, u64: 0 }; 4];
     // SAFETY: four events are there to be written.
-    must("epoll_wait", unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), 4, 0) })
+    must("epoll_wait", unsafe { libc::epoll_wait(epoll, events.as_mut_ptr(), 4, milliseconds) })
 }
 
 /// Lowers the limit of open descriptors.

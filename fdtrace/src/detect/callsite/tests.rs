@@ -5,8 +5,13 @@ use crate::{
 };
 
 fn at(mut act: Act, generation: u32, functions: &[&str]) -> Act {
-    let frame =
-        |function: &&str| Frame { function: Name::from(*function), file: None, line: None, module: None, source: None };
+    let frame = |function: &&str| Frame {
+        function: Name::from(*function),
+        file: None,
+        line: None,
+        module: ["open", "open64", "close", "pipe"].contains(function).then(|| Name::from("/usr/lib/libc.so.6")),
+        source: None,
+    };
     act.generation = Some(generation);
     act.who = Who { native: functions.iter().map(frame).collect(), ..Who::default() };
     act

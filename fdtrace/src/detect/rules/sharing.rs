@@ -10,10 +10,11 @@ pub(super) const RULES: &[RuleText] = &[
         definition: "A connection was open when the process forked, and both sides use it. Requests mix, each reads answers meant for the other, \
             TLS breaks down with a bad record. Typical for a database connection that was opened before the workers were forked.",
         proof: "Proven by file and table identity: reads or writes on one description of a connected stream socket or terminal from two live \
-            tables, alternating at least twice (A, B, A, B).",
+            tables, alternating at least twice (A, B, A, B). Likely if on a socket A wrote, B wrote, and A read, with both alive: the \
+            questions crossed before the first answer was taken.",
         look_alikes: &[
             "one side hands over to the other and stays away (A, B): servers that fork for each client",
-            "A, B, A: sshd with its separated privileges",
+            "A, B, A in any other way: sshd with its separated privileges",
             "pipes with several writers or readers, eventfds, logs, listening sockets: made to be shared",
         ],
         advice: "open connections after the fork, one for each process; in the child drop inherited ones without saying goodbye on them",
