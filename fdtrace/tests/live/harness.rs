@@ -149,10 +149,14 @@ impl Attached {
     }
 }
 
-pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+pub fn wait_for(what: &str, done: impl FnMut() -> bool) {
+    wait_as_long_as(Duration::from_secs(20), what, done);
+}
+
+pub fn wait_as_long_as(patience: Duration, what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !done() {
-        assert!(Instant::now() < deadline, "{what}: not within 20 s");
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
