@@ -16,7 +16,9 @@ pub struct Word(UnsafeCell<u64>);
 unsafe impl Sync for Word {}
 
 impl Word {
-    const ZERO: Self = Self(UnsafeCell::new(0));
+    const fn zero() -> Self {
+        Self(UnsafeCell::new(0))
+    }
 
     #[inline(always)]
     pub fn get(&self) -> u64 {
@@ -52,19 +54,19 @@ pub unsafe fn add_one(word: *mut u64) {
 /// How many records were lost so far.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.lost")]
-pub static LOST_EPOCH: Word = Word::ZERO;
+pub static LOST_EPOCH: Word = Word::zero();
 
 /// Nonzero: the reader sleeps; wake it with the next record, once.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.armed")]
-pub static ARMED: Word = Word::ZERO;
+pub static ARMED: Word = Word::zero();
 
 /// The snapshot iterator looks at this tgid only; 0: at all that are traced.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.snapshot")]
-pub static SNAPSHOT_TGID: Word = Word::ZERO;
+pub static SNAPSHOT_TGID: Word = Word::zero();
 
 /// One bit for each value of the low six bits of a number: somebody watches such a number, see the `WATCHED` map.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.watched")]
-pub static WATCHED_NUMBERS: Word = Word::ZERO;
+pub static WATCHED_NUMBERS: Word = Word::zero();

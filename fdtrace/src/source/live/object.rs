@@ -107,7 +107,8 @@ pub fn load(settings: &Settings) -> Result<Object> {
     let mut wanted: BTreeMap<&str, &str> = HOOKS.into_iter().chain(again.iter().copied()).collect();
     wanted.extend(TELLERS.iter().chain(stacks).map(|&(name, tracepoint, _)| (name, tracepoint)));
     let mut refused = verify(&mut ebpf, &btf, &wanted)?;
-    let why = stacks.iter().find_map(|(name, ..)| refused.remove(name));
+    // All of them: one that is left in there would be an error of those that must be.
+    let why: Vec<anyhow::Error> = stacks.iter().filter_map(|(name, ..)| refused.remove(name)).collect();
     if let Some(error) = refused.into_values().next() {
         return Err(error);
     }
@@ -115,7 +116,7 @@ pub fn load(settings: &Settings) -> Result<Object> {
         [ProgramArray::try_from(map(&mut ebpf, "ENTER_NEXT")?)?, ProgramArray::try_from(map(&mut ebpf, "EXIT_NEXT")?)?];
     let mut object = Object { ebpf, arrays, has_stacks: false, twice };
     object.chain(&TELLERS)?;
-    match why {
+    match why.first() {
         Some(error) => log::warn!("no stacks and no owners, only calls: {error:#}"),
         None => {
             object.chain(stacks)?;
