@@ -79,6 +79,20 @@ impl Bench {
         self.world.apply(&Event { at: once(pos + 1), tgid: 0, tid: 0, table: 0, what }, &mut self.changes);
     }
 
+    /// A listing of the entries of the epoll behind 10, as number and whether they are of the file that it means now, all
+    /// of one inode: the keys that are known after it.
+    fn list(&mut self, epoll: &Serial, entries: &[(i32, bool)]) -> Vec<(Serial, i32)> {
+        let inside = entries.iter().copied();
+        for (fd, current) in [(EpollEntry::BEGIN, false)].into_iter().chain(inside).chain([(EpollEntry::END, false)]) {
+            let (inode, current) = (file(0xa0).inode, Some(current));
+            let what = What::EpollEntry { epoll: 10, fd, events: 1, data: 5, inode, dev: 0, current };
+            // The thread that made the epoll.
+            let event = Event { at: Interval { enter: None, exit: moment(20) }, tgid: 1, tid: 101, table: TABLE, what };
+            self.world.apply(&event, &mut self.changes);
+        }
+        self.world.epolls[epoll].entries.keys().copied().collect()
+    }
+
     fn slot_in(&self, table: TableAddr, fd: i32) -> &Slot<Generation> {
         let table = self.world.by_addr[&table];
         self.world.slot(SlotId { table, fd }).expect("a slot")
@@ -298,24 +312,27 @@ fn a_listing_of_two_registrations_under_one_number() {
     bench.call("epoll_ctl", at(13, 14), 0, ctl(0xee, 5, [0xb0, 0xb0]));
     let known: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
     assert_eq!(known, [(bench.serial(6), 5), (bench.serial(5), 5)]);
-    let entry = |fd, current| What::EpollEntry {
-        epoll: 10,
-        fd,
-        events: 1,
-        data: 5,
-        inode: file(0xa0).inode,
-        dev: 0,
-        current: Some(current),
-    };
     for first in [true, false] {
-        let listing =
-            [entry(EpollEntry::BEGIN, false), entry(5, first), entry(5, !first), entry(EpollEntry::END, false)];
-        for what in listing {
-            let once = Interval { enter: None, exit: moment(20) };
-            // The thread that closed 5.
-            bench.world.apply(&Event { at: once, tgid: 1, tid: 109, table: TABLE, what }, &mut bench.changes);
-        }
-        let listed: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
+        let listed = bench.list(&epoll, &[(5, first), (5, !first)]);
         assert_eq!(listed, known, "the current one comes first: {first}");
+    }
+}
+
+#[test]
+fn a_listing_of_a_registration_that_was_made_unseen_beside_one_under_its_number() {
+    for first in [true, false] {
+        let (mut bench, epoll) = with_epoll();
+        // Through io_uring, this one is registered, too.
+        bench.open(at(3, 4), 5, 0xa0);
+        bench.dup(at(7, 8), 5, 6, 0xa0);
+        bench.close(at(9, 10), 5, 0xa0, 0);
+        bench.open(at(11, 12), 5, 0xb0);
+        bench.call("epoll_ctl", at(13, 14), 0, ctl(0xee, 5, [0xb0, 0xb0]));
+        let known = (bench.serial(5), 5);
+        let listed = bench.list(&epoll, &[(5, first), (5, !first)]);
+        assert!(listed.len() == 2 && listed.contains(&known), "the current one comes first: {first}: {listed:?}");
+        // The next one knows them both, in any order; and forgets the one that has gone.
+        assert_eq!(bench.list(&epoll, &[(5, false), (5, true)]), listed);
+        assert_eq!(bench.list(&epoll, &[(5, true)]), [known]);
     }
 }
