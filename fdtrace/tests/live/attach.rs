@@ -4,10 +4,10 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use super::harness::{Attached, FDTRACE, Report, Scratch};
+use super::harness::{Attached, FDTRACE, PATIENCE, Report, Scratch};
 
 /// A server of sorts: opens a file, then waits for a word before it goes wrong.
 const SERVER: &str = "\
@@ -102,7 +102,7 @@ fn a_process_that_ends_while_it_is_attached_to() {
         let link = entry.ok().and_then(|entry| std::fs::read_link(entry.path()).ok());
         link.is_some_and(|link| link.to_string_lossy().contains("pidfd"))
     };
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !std::fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut entries| entries.any(holds)) {
         assert!(Instant::now() < deadline, "fdtrace does not hold its target");
     }

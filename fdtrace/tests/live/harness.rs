@@ -11,6 +11,8 @@ use std::{
 use serde_json::Value;
 
 pub const FDTRACE: &str = env!("CARGO_BIN_EXE_fdtrace");
+/// For what takes a moment: loading the kernel side takes half a minute on a machine with much else to do.
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A directory that goes away with the test.
 pub struct Scratch(PathBuf);
@@ -149,14 +151,10 @@ impl Attached {
     }
 }
 
-pub fn wait_for(what: &str, done: impl FnMut() -> bool) {
-    wait_as_long_as(Duration::from_secs(20), what, done);
-}
-
-pub fn wait_as_long_as(patience: Duration, what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience;
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
     while !done() {
-        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -15,16 +15,13 @@ use fdtrace::source::{
 };
 
 use super::{
-    harness::{FDTRACE, Scratch, plain, wait_as_long_as},
+    harness::{FDTRACE, Scratch, plain, wait_for},
     recording::PROGRAM,
 };
 
 /// What is not written yet when a recorder is killed: the last 200 ms. The rest is for machines with more to do than
 /// cores, on which a recorder waits for its turn.
 const LATE: Duration = Duration::from_millis(200 + 800);
-
-/// Loading the kernel side takes half a minute on a machine with much else to do.
-const START: Duration = Duration::from_secs(180);
 
 /// A file is so long when the program runs and not only its interpreter starts.
 const AT_WORK: u64 = 64 << 10;
@@ -60,7 +57,7 @@ fn killed_at_any_moment_it_leaves_a_good_file() {
         // Every fourth is killed at any moment of its start, the others when they are at work.
         if round % 4 != 3 {
             let at_work = || std::fs::metadata(&file).is_ok_and(|about| about.len() > AT_WORK);
-            wait_as_long_as(START, "the program is at work", at_work);
+            wait_for("the program is at work", at_work);
         }
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let moment = Duration::from_millis((dice >> 33) % 1500);
