@@ -141,10 +141,14 @@ impl Session {
         self.live.snapshot(None).map_err(Failure::cannot_observe)?;
         let patience = Instant::now() + SNAPSHOT_PATIENCE;
         loop {
-            self.drain();
             let done = self.live.snapshots_done().map_err(Failure::cannot_observe)?;
+            self.drain();
             if done && self.stages.snapshots_completed >= expected {
                 return Ok(());
+            }
+            if done {
+                // Its end was lost, in a ring that is too small for it or has not been drained in time.
+                self.live.snapshot(None).map_err(Failure::cannot_observe)?;
             }
             if Instant::now() > patience {
                 let error = anyhow::anyhow!("the kernel did not finish listing the open descriptors in 30 s");
