@@ -35,6 +35,7 @@ pub mod birth;
 pub mod compare;
 pub mod config;
 pub mod driver;
+pub mod hammer;
 pub mod kind;
 pub mod mapping;
 pub mod nr;

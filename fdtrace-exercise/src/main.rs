@@ -10,7 +10,7 @@ use fdtrace_exercise::compare;
 use fdtrace_exercise::driver::{Config, Driver, Order};
 use fdtrace_exercise::profile::{Group, Profile};
 use fdtrace_exercise::steps::OpCount;
-use fdtrace_exercise::{script, truth, worker};
+use fdtrace_exercise::{hammer, script, truth, worker};
 
 #[derive(Parser)]
 #[command(version, about = "Random descriptor syscalls in real processes; the kernel's tables decide")]
@@ -38,6 +38,16 @@ enum Verb {
     },
     /// Run a fixed list of calls, after a byte or the end of standard input
     Script,
+    /// Open and close on one table from several threads at full speed: a burst for each byte on standard input
+    Hammer {
+        #[arg(long, default_value_t = 4)]
+        threads: usize,
+        /// Descriptors that a thread opens in one burst
+        #[arg(long, default_value_t = 4000)]
+        opens: u32,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Print the kernel's table of a task
     Truth { id: u32 },
 }
@@ -97,6 +107,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         Verb::Selftest { seeds, first, profile, size } => selftest(seeds, first, profile, size),
         Verb::Script => script::run(),
+        Verb::Hammer { threads, opens, seed } => hammer::run(hammer::Plan { threads, opens, seed }),
         Verb::Truth { id } => {
             for held in truth::table_of(id)? {
                 println!("{held:?}");
