@@ -54,6 +54,19 @@ const FINALISERS: [&str; 12] = [
     "g1_cleaner",
 ];
 
+/// Where an interpreter or an event loop calls somebody: what is further out is not that one's business.
+const CALLERS: [&str; 9] = [
+    "Builtins_",
+    "v8::internal::Builtin_",
+    "_PyEval_",
+    "PyEval_",
+    "JavaCalls::call",
+    "vm_exec",
+    "Perl_runops",
+    "uv_run",
+    "uv__io_poll",
+];
+
 /// Types that every owner has inside, and that tell nothing.
 const ANYBODYS: [&str; 4] = ["OwnedFd", "FileDesc", "alloc::", "core::option::"];
 
@@ -113,7 +126,7 @@ fn verdict(finding: &Finding) -> Option<Verdict> {
             return verdict;
         }
     }
-    if FINALISERS.iter().any(|name| has(closer, name)) {
+    if FINALISERS.iter().any(|name| frames(closer).any(|frame| is_in(frame, name))) {
         return Some(Verdict::Possible);
     }
     let home = home(closer)?;
@@ -136,9 +149,18 @@ fn begins(verb: Verb) -> bool {
     matches!(verb, Verb::Opened | Verb::Duplicated | Verb::Received | Verb::Inherited | Verb::AlreadyOpen)
 }
 
-/// A function with this in its name, or its path, is on the stack.
+/// A function with this in its name, or its path, is behind the act.
 fn has(act: &Act, name: &str) -> bool {
-    frames(act).any(|frame| find(&frame.function.0, name.as_bytes()))
+    act.who.python.iter().take(1).chain(near(act)).any(|frame| is_in(frame, name))
+}
+
+/// The native frames up to where somebody was called.
+fn near(act: &Act) -> impl Iterator<Item = &Frame> {
+    act.who.native.iter().take_while(|frame| !CALLERS.iter().any(|caller| is_in(frame, caller)))
+}
+
+fn is_in(frame: &Frame, name: &str) -> bool {
+    find(&frame.function.0, name.as_bytes())
 }
 
 fn frames(act: &Act) -> impl Iterator<Item = &Frame> {
@@ -161,9 +183,7 @@ fn destroyed(act: &Act) -> Vec<&str> {
         let end = name.find("::~")?;
         Some((0, end))
     };
-    act.who
-        .native
-        .iter()
+    near(act)
         .filter_map(|frame| {
             let (start, end) = kind(frame)?;
             std::str::from_utf8(&frame.function.0).ok()?.get(start..end)

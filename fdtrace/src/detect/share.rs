@@ -4,9 +4,9 @@
 //! asked to tell whenever another process than the last one uses it: turns are seen, and long monologues cost nothing.
 //!
 //! * `shared-stream`: reads and writes on one stream socket by live tables, in turns A, B, A, B, where B may be
-//!   several. *Proof.* File and table
-//!   identity. *Likely* is as little as: A writes, B writes, A reads, while both live. *Look-alikes.* A, B: a server hands a client over; A, B, A: separated privileges; pipes, eventfds, listening
-//!   sockets, standard streams; processes that have run another program since.
+//!   several. *Proof.* File and table identity. *Possible* is as little as: A writes, B writes, A reads, while both live.
+//!   *Look-alikes.* A, B: a server hands a client over; A, B, A: separated privileges; pipes, eventfds, listening sockets,
+//!   standard streams; processes that have run another program since.
 //! * `shared-offset`: the same for reads, writes and seeks that move the offset of one regular file without `O_APPEND`.
 //!   *Look-alikes.* `pread`, logs, a shell and its children on the standard streams.
 //! * `shared-flags`: one side set `O_NONBLOCK`, and another side, which never did, got `EAGAIN`. *Look-alikes.* Descriptions
@@ -264,12 +264,8 @@ fn interleaved(
     let (pid, fd, number) = (&turns[victim].by, turns[victim].slot.fd, turns[victim].number);
     let incident = incidents.number(Cause::Description(description.serial));
     // Taking turns on a file can be agreed on, with a lock of some kind, and then it is no mistake.
-    let sure = match (is_file, turns.len() < TURNS) {
-        (true, _) => Confidence::Possible,
-        // Questions that crossed once may have been meant to.
-        (false, true) => Confidence::Likely,
-        (false, false) => Confidence::Proven,
-    };
+    // Questions that crossed once may have been meant to: separated privileges look like that.
+    let sure = if is_file || turns.len() < TURNS { Confidence::Possible } else { Confidence::Proven };
     let base = evidence::finding(rule, incident, pid, fd, world);
     Some(Finding {
         confidence: if complete { sure } else { Confidence::Possible },

@@ -82,3 +82,21 @@ fn whoever_opened_it_may_close_it() {
     assert_eq!(told([&[], &[], &[], &[]]), Some(Confidence::Possible));
     assert_eq!(told([&load, &["close", "stop"], &main, &["close", "stop"]]), Some(Confidence::Possible));
 }
+
+#[test]
+fn who_runs_the_event_loop_has_no_say() {
+    let worker = ["open", "uv__fs_open", "worker"];
+    let closed = ["close", "uv__fs_close", "worker"];
+    let script = ["node::fs::Open", "Builtins_CEntry", "node::InternalCallbackScope::Close", "uv_run"];
+    let collector = [
+        "close",
+        "uv__fs_close",
+        "node::fs::FileHandle::Close",
+        "node::fs::FileHandle::~FileHandle",
+        "v8::internal::Heap::PerformGarbageCollection",
+        "Builtins_CEntry",
+        "node::InternalCallbackScope::~InternalCallbackScope",
+        "uv_run",
+    ];
+    assert_eq!(told([&worker, &closed, &script, &collector]), Some(Confidence::Likely));
+}

@@ -10,7 +10,7 @@ pub(super) const RULES: &[RuleText] = &[
         definition: "A connection was open when the process forked, and both sides use it. Requests mix, each reads answers meant for the other, \
             TLS breaks down with a bad record. Typical for a database connection that was opened before the workers were forked.",
         proof: "Proven by file and table identity: reads or writes on one description of a connected stream socket or terminal from two live \
-            tables, alternating at least twice (A, B, A, B). Likely if on a socket A wrote, B wrote, and A read, with both alive: the \
+            tables, alternating at least twice (A, B, A, B). Possible if on a socket A wrote, B wrote, and A read, with both alive: the \
             questions crossed before the first answer was taken.",
         look_alikes: &[
             "one side hands over to the other and stays away (A, B): servers that fork for each client",
