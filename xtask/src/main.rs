@@ -13,6 +13,7 @@ mod exports;
 mod run;
 mod scan;
 mod setup;
+mod stress;
 mod test;
 mod vm;
 
@@ -35,6 +36,8 @@ enum Chore {
     Demo,
     /// Check everything: format, lints, layers, unit tests, tests on the running kernel
     Test(test::Options),
+    /// Run fdtrace over stress-ng's descriptor stressors, and count every record
+    Stress(stress::Options),
     /// Run the tests on other kernels, in virtual machines
     Vm(vm::Options),
     /// Measure what fdtrace costs, beside its peers
@@ -67,6 +70,7 @@ fn perform(chore: &Chore) -> Result<ExitCode> {
         Chore::Run(options) => run::run(options),
         Chore::Demo => demo::demo().map(|()| ExitCode::SUCCESS),
         Chore::Test(options) => test::test(options),
+        Chore::Stress(options) => stress::stress(options),
         Chore::Vm(options) => vm::vm(options),
         Chore::Bench(options) => bench::bench(options).map(|()| ExitCode::SUCCESS),
         Chore::Load(options) => bench::load::load(options).map(|()| ExitCode::SUCCESS),
