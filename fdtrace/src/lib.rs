@@ -4,6 +4,7 @@
 //! `source` → `decode` → `order` → `model` → `detect` → `sink`. `pipeline` knows all of them, `cli` the command line.
 
 pub mod cli;
+pub mod collections;
 pub mod decode;
 pub mod detect;
 pub mod escape;

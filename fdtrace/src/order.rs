@@ -229,7 +229,7 @@ impl<P> Slot<P> {
     }
 
     /// Dead lives, oldest first.
-    pub fn past(&self) -> impl DoubleEndedIterator<Item = &Life<P>> {
+    pub fn past(&self) -> impl DoubleEndedIterator<Item = &Life<P>> + ExactSizeIterator {
         self.past.iter()
     }
 
@@ -483,6 +483,11 @@ impl<P> Slot<P> {
             self.tally.unexplained += 1;
         }
         given_up
+    }
+
+    /// Forgets the life that has been over for longest.
+    pub fn forget_oldest(&mut self) -> bool {
+        self.past.pop_front().is_some()
     }
 
     /// A call has changed it since.

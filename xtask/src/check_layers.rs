@@ -17,6 +17,7 @@ use crate::{command, scan};
 const LAYERS: &[(&str, &[&str])] = &[
     ("plan", &[]),
     ("escape", &[]),
+    ("collections", &[]),
     ("syscalls", &[]),
     ("source", &[]),
     ("event", &[]),
@@ -38,7 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 
 /// What everyone may name: the crate `fdtrace_common`, the resolved settings, the table of system calls, and making
 /// hostile text fit to print.
-const COMMON: &[&str] = &["wire", "plan", "syscalls", "escape"];
+const COMMON: &[&str] = &["wire", "plan", "syscalls", "escape", "collections"];
 const EVERYTHING: &[&str] = &["*"];
 const FLOW: &str = "a stage uses only what stands before it in the data flow";
 

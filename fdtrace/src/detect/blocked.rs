@@ -9,12 +9,10 @@
 //!   neighbouring ones. *Proof.* As above, and the closes around it. *Look-alikes.* A child with one thread between fork
 //!   and exec, and numbers that nobody uses any more: nothing is said before somebody is hit.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    rc::Rc,
-};
+use std::{collections::VecDeque, rc::Rc};
 
 use crate::{
+    collections::{Bounded, Told},
     model::{
         Change, World,
         description::{Kind, Serial},
@@ -40,10 +38,10 @@ const REMEMBERED: usize = 16_384;
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     /// Rows of closes of neighbouring numbers, by process and thread, newest last.
-    rows: HashMap<(u32, u32), VecDeque<Row>>,
+    rows: Bounded<(u32, u32), VecDeque<Row>, REMEMBERED>,
     /// Sockets that were shut down.
-    shut: HashSet<Serial>,
-    told: HashSet<(SlotId, u32, &'static str)>,
+    shut: Told<Serial, REMEMBERED>,
+    told: Told<(SlotId, u32, &'static str), REMEMBERED>,
 }
 
 #[derive(Debug)]
@@ -56,6 +54,11 @@ struct Row {
 }
 
 impl Rules {
+    /// What was forgotten because there was too much of it.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.rows.forgotten() + self.shut.forgotten() + self.told.forgotten()
+    }
+
     pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
         match change {
             Change::Removed { slot, how: How::Closed, by, .. } if by.is("close") => self.closed(slot.fd, by),
@@ -71,9 +74,7 @@ impl Rules {
             }
             Change::Used { slot, number, by } if by.is("shutdown") && by.ret == 0 => {
                 let life = world.slot(*slot).and_then(|slot| slot.life(*number));
-                if let Some(life) = life
-                    && self.shut.len() < REMEMBERED
-                {
+                if let Some(life) = life {
                     self.shut.insert(life.data.description.serial);
                 }
             }
@@ -84,7 +85,7 @@ impl Rules {
     }
 
     fn closed(&mut self, fd: i32, by: &Stamp) {
-        let rows = self.rows.entry((by.tgid, by.tid)).or_default();
+        let rows = self.rows.or_insert_with((by.tgid, by.tid), VecDeque::new);
         let pos = by.at.exit.pos;
         if let Some(row) = rows.back_mut() {
             let step = fd.wrapping_sub(row.last_fd);

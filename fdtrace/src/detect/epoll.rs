@@ -8,9 +8,10 @@
 //! enough: servers fork children that inherit an epoll and never touch it. As long as only one side has used it since
 //! the fork the finding waits; if the other side had waited on it before the fork and lives to the end, it is `likely`.
 
-use std::{collections::HashSet, rc::Rc};
+use std::rc::Rc;
 
 use crate::{
+    collections::Told,
     event::{EpollOp, Moment},
     model::{
         Change, World,
@@ -29,12 +30,14 @@ use super::{
 
 /// Edits remembered for an instance while nobody knows yet whether the other side uses it.
 const PENDING: usize = 64;
+/// Edits that were told and are not to be told again.
+const TOLD: usize = 16_384;
 
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     pending: Vec<Edit>,
     /// (instance, editor, other side, number, operation) told already.
-    told: HashSet<(Serial, TableId, TableId, i32, u8)>,
+    told: Told<(Serial, TableId, TableId, i32, u8), TOLD>,
 }
 
 /// An edit of an instance that another table holds too.
@@ -61,6 +64,11 @@ struct Edit {
 }
 
 impl Rules {
+    /// What was forgotten because there was too much of it.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.told.forgotten()
+    }
+
     pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
         match change {
             Change::EpollCtl { epoll, slot, op, fd, entry, by } => {

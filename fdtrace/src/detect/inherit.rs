@@ -12,12 +12,10 @@
 //!   fails with `EADDRINUSE`. *Proof.* File identity shows who holds it; that it is this socket which is in the way is one
 //!   inference, so it is `likely`. *Look-alikes.* A child that holds a copy by itself does no harm: not told.
 
-use std::{
-    collections::{HashMap, HashSet},
-    rc::Rc,
-};
+use std::rc::Rc;
 
 use crate::{
+    collections::{Map, Told},
     model::{
         Change, World,
         description::{Description, Kind, Serial},
@@ -44,11 +42,11 @@ const EADDRINUSE: i32 = 98;
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     /// Numbers whose mark was cleared by a call: they are meant to be passed on.
-    passed_on: HashSet<Serial>,
+    passed_on: Told<Serial, REMEMBERED>,
     /// Sockets with an address, and the call that gave it.
-    bound: HashMap<Serial, Bound>,
+    bound: Map<Serial, Bound>,
     leaked: Vec<Leaked>,
-    leak_told: HashSet<Serial>,
+    leak_told: Told<Serial, REMEMBERED>,
     races: Vec<Race>,
 }
 
@@ -82,13 +80,18 @@ struct Race {
 }
 
 impl Rules {
+    /// What was forgotten because there was too much of it.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.passed_on.forgotten() + self.leak_told.forgotten()
+    }
+
     pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
         match change {
             Change::Cloexec { slot, number, on, by } => {
                 let Some(life) = world.slot(*slot).and_then(|slot| slot.life(*number)) else { return };
                 if *on {
                     self.marked(*slot, life, by, world, out);
-                } else if self.passed_on.len() < REMEMBERED {
+                } else {
                     self.passed_on.insert(life.data.description.serial);
                 }
             }

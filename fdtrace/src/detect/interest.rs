@@ -12,12 +12,10 @@
 //!   through one table. *Proof.* The registrations, and that the older description is still held by this table, or by
 //!   another one for longer than a fork takes to exec.
 
-use std::{
-    collections::{HashMap, HashSet},
-    rc::Rc,
-};
+use std::rc::Rc;
 
 use crate::{
+    collections::{Map, Told},
     event::EpollOp,
     model::{
         Change, World,
@@ -47,11 +45,11 @@ pub(super) struct Rules {
     /// Second entries whose first may be about to go.
     doubles: Vec<Double>,
     /// Entries that were told, by instance, description and number.
-    told: HashSet<(Serial, Option<Serial>, i32)>,
+    told: Told<(Serial, Option<Serial>, i32), REMEMBERED>,
     /// When the kernel's list of an instance may be asked for again.
-    asked: HashMap<Serial, u64>,
+    asked: Map<Serial, u64>,
     /// Stale entries of listings: instance and data, with the number.
-    listed: HashMap<(Serial, u64), (i32, u64)>,
+    listed: Map<(Serial, u64), (i32, u64)>,
 }
 
 #[derive(Debug)]
@@ -64,6 +62,11 @@ struct Double {
 }
 
 impl Rules {
+    /// What was forgotten because there was too much of it.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.told.forgotten()
+    }
+
     pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
         match change {
             Change::EpollCtl { epoll, slot, op: EpollOp::Add, entry: Some(entry), by, .. } if by.ret == 0 => {

@@ -8,9 +8,10 @@
 //!   one origin are open, none of that origin was ever closed, and none is watched by an epoll. *Look-alikes.* Pools that
 //!   grow to a size; connections, of which a server may have as many as it has clients: not told.
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
 
 use crate::{
+    collections::Map,
     model::{
         Change, World,
         description::Kind,
@@ -44,7 +45,7 @@ struct Source {
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     /// How many of an origin were closed.
-    closed: HashMap<TableId, HashMap<Source, u64>>,
+    closed: Map<TableId, Map<Source, u64>>,
     limit_told: Vec<TableId>,
 }
 

@@ -7,9 +7,10 @@
 //! *Benign look-alikes.* `F_OFD_SETLK` and `flock`, which belong to the description: not looked at. A lock that was given
 //! back before. Locks for reading, SQLite's deferred closes: nothing is closed while they last.
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
 
 use crate::{
+    collections::Map,
     model::{
         Change, World,
         description::Description,
@@ -28,7 +29,7 @@ const REMEMBERED: usize = 4096;
 
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    held: HashMap<TableId, Vec<Held>>,
+    held: Map<TableId, Vec<Held>>,
 }
 
 #[derive(Debug)]

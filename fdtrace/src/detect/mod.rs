@@ -22,12 +22,13 @@ mod share;
 mod stale_ctl;
 mod stdio;
 
-use std::collections::HashMap;
-
-use crate::model::{
-    Change, World,
-    description::Serial,
-    table::{SlotId, TableId},
+use crate::{
+    collections::Bounded,
+    model::{
+        Change, World,
+        description::Serial,
+        table::{SlotId, TableId},
+    },
 };
 
 use finding::{Confidence, Finding};
@@ -65,16 +66,19 @@ struct Out<'a> {
     wants: &'a mut Vec<Want>,
 }
 
+/// Causes whose incident is known: what follows from one that was forgotten begins an incident of its own.
+const INCIDENTS: usize = 65_536;
+
 /// Numbers the incidents.
 #[derive(Debug, Default)]
 struct Incidents {
-    known: HashMap<Cause, u64>,
+    known: Bounded<Cause, u64, INCIDENTS>,
     last: u64,
 }
 
 impl Incidents {
     fn number(&mut self, cause: Cause) -> u64 {
-        *self.known.entry(cause).or_insert_with(|| {
+        *self.known.or_insert_with(cause, || {
             self.last += 1;
             self.last
         })
@@ -149,6 +153,18 @@ impl Detector {
         self.inherit.tick(world, &mut out);
         self.share.tick(world, &mut out);
         humble(&mut findings[known..]);
+    }
+
+    /// How much the rules forgot because there was too much of it: from then on they may miss something, or say it twice.
+    pub fn forgotten(&self) -> u64 {
+        self.incidents.known.forgotten()
+            + self.owner.forgotten()
+            + self.epoll.forgotten()
+            + self.interest.forgotten()
+            + self.blocked.forgotten()
+            + self.overwrite.forgotten()
+            + self.stdio.forgotten()
+            + self.inherit.forgotten()
     }
 
     /// Nothing more will come.

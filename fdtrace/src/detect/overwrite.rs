@@ -10,9 +10,10 @@
 //!   `n`. *Proof.* By description: what lands in `n` is not what was copied from it, and the copy had not been put back
 //!   before. *Look-alikes.* Numbers that were chosen (`dup2(n, 9)`) and not given by the kernel may be assigned anew.
 
-use std::{collections::HashSet, rc::Rc};
+use std::rc::Rc;
 
 use crate::{
+    collections::Told,
     model::{
         Change, World,
         description::{Description, Kind},
@@ -33,6 +34,8 @@ const SETTLED: u64 = 1_000_000_000;
 /// Uses of a clobbered number that are looked at.
 const USES: u32 = 16;
 const PENDING: usize = 1024;
+/// Copies that were told to be overwritten.
+const SAVED: usize = 16_384;
 
 /// Errors that say: not on a file of this kind.
 const WRONG_KIND: [i32; 6] = [
@@ -47,7 +50,7 @@ const WRONG_KIND: [i32; 6] = [
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     pending: Vec<Clobbered>,
-    saved: HashSet<(SlotId, u32)>,
+    saved: Told<(SlotId, u32), SAVED>,
 }
 
 #[derive(Debug)]
@@ -62,6 +65,11 @@ struct Clobbered {
 }
 
 impl Rules {
+    /// What was forgotten because there was too much of it.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.saved.forgotten()
+    }
+
     pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
         match change {
             Change::Removed { slot, number, how: How::Replaced, by, .. } if slot.fd > 2 => {

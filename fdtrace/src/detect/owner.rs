@@ -10,12 +10,10 @@
 //!
 //! A thread that closes neighbouring numbers one after the other cleans up and is not blamed: see the storms of `close`.
 
-use std::{
-    collections::{HashMap, HashSet},
-    rc::Rc,
-};
+use std::rc::Rc;
 
 use crate::{
+    collections::{Bounded, Told},
     escape,
     model::{
         Change, World,
@@ -34,16 +32,22 @@ use super::{
 
 /// Closes of neighbouring numbers by one thread, from which on they are a clean-up.
 const CLEAN_UP: u32 = 3;
+const REMEMBERED: usize = 16_384;
 
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     /// The number each thread closed last, and how many neighbours before it in a row.
-    runs: HashMap<u32, (i32, u32)>,
+    runs: Bounded<u32, (i32, u32), REMEMBERED>,
     /// What was told of stale uses: slot, generation, object. Once is enough.
-    used: HashSet<(SlotId, u32, u64)>,
+    used: Told<(SlotId, u32, u64), REMEMBERED>,
 }
 
 impl Rules {
+    /// What was forgotten because there was too much of it.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.runs.forgotten() + self.used.forgotten()
+    }
+
     pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
         match change {
             Change::Removed { slot, number, how: How::Closed, by, .. }
@@ -87,7 +91,7 @@ impl Rules {
 
     /// Length of the run of neighbouring closes that this one belongs to.
     fn run(&mut self, tid: u32, fd: i32) -> u32 {
-        let run = self.runs.entry(tid).or_insert((fd, 0));
+        let run = self.runs.or_insert_with(tid, || (fd, 0));
         let neighbours = fd.abs_diff(run.0) == 1;
         *run = (fd, if neighbours { run.1 + 1 } else { 0 });
         run.1

@@ -7,9 +7,10 @@
 //! *Look-alikes.* Closing a registered descriptor is legal, and the way nginx and libuv unregister; a successor that cannot be
 //! watched (a regular file) or that is not of the kind that was watched is another one's.
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
 
 use crate::{
+    collections::Map,
     event::EpollOp,
     model::{
         Change, World,
@@ -32,9 +33,9 @@ const REMEMBERED: usize = 16_384;
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     /// Registrations in force, by slot: the instance, and what was registered.
-    registered: HashMap<SlotId, Registered>,
+    registered: Map<SlotId, Registered>,
     /// Registrations that ended with their file.
-    lost: HashMap<SlotId, Lost>,
+    lost: Map<SlotId, Lost>,
 }
 
 #[derive(Debug)]

@@ -9,9 +9,10 @@
 //! *Benign look-alikes.* A failed close, then an open by this thread that gives the same number, then its close: the
 //! install clears the memory of the failure.
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
 
 use crate::{
+    collections::Map,
     model::{
         Change, World,
         table::{SlotId, TableId},
@@ -31,7 +32,7 @@ const REMEMBERED: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     /// Closes that failed and took the number all the same, by thread and number.
-    failed: HashMap<(u32, SlotId), Failed>,
+    failed: Map<(u32, SlotId), Failed>,
 }
 
 #[derive(Debug)]

@@ -12,9 +12,10 @@
 //! * `shared-flags`: one side set `O_NONBLOCK`, and another side, which never did, got `EAGAIN`. *Look-alikes.* Descriptions
 //!   in an event loop's hands; flags that are put back.
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
 
 use crate::{
+    collections::Map,
     model::{
         Change, World,
         description::{Description, Kind, Serial},
@@ -46,7 +47,7 @@ const EAGAIN: i32 = 11;
 
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    shared: HashMap<Serial, Shared>,
+    shared: Map<Serial, Shared>,
 }
 
 #[derive(Debug)]

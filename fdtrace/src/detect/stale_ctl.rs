@@ -3,9 +3,10 @@
 //! *Look-alikes.* `DEL` with `ENOENT` and `ADD` with `EEXIST`: libuv's way of asking. `MOD` with `ENOENT` that the same
 //! thread follows by a successful `ADD`: the loop noticed and mended it, told as `possible`.
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
 
 use crate::{
+    collections::Map,
     event::EpollOp,
     model::{Change, World, description::Serial, epoll::Entry, table::SlotId},
     order::{Stamp, State},
@@ -29,7 +30,7 @@ const REMEMBERED: usize = 65_536;
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     /// What was registered, by instance and number.
-    registered: HashMap<(Serial, i32), Registered>,
+    registered: Map<(Serial, i32), Registered>,
     /// `MOD` that found nothing, waiting for a mending `ADD`.
     unmended: Vec<Unmended>,
 }

@@ -7,12 +7,10 @@
 //! *Benign look-alikes.* `</dev/null` by close and open, `>log`, terminals, pipes, devices: not of these kinds. A socket or
 //! file put there by `dup2` was put there on purpose, as inetd does.
 
-use std::{
-    collections::{HashMap, HashSet},
-    rc::Rc,
-};
+use std::rc::Rc;
 
 use crate::{
+    collections::{Map, Told},
     model::{
         Change, World,
         description::{Description, Kind, Serial},
@@ -36,8 +34,8 @@ const REMEMBERED: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     /// What came to a standard number by an open.
-    recycled: HashMap<Serial, Recycled>,
-    told: HashSet<Serial>,
+    recycled: Map<Serial, Recycled>,
+    told: Told<Serial, REMEMBERED>,
 }
 
 #[derive(Debug)]
@@ -48,6 +46,11 @@ struct Recycled {
 }
 
 impl Rules {
+    /// What was forgotten because there was too much of it.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.told.forgotten()
+    }
+
     pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
         match change {
             Change::Installed { slot, by, .. } if (0..=2).contains(&slot.fd) && by.sys.is_some() => {

@@ -23,9 +23,11 @@ const EMFILE: i64 = -24;
 impl World {
     pub(super) fn call(&mut self, event: &Event, call: &Call, seen: Option<Rc<Sighting>>, changes: &mut Vec<Change>) {
         // A straggler of a process that is gone: its table went with it.
-        if self.processes.get(&event.tgid).is_some_and(|process| !process.alive()) {
+        let process = self.processes.get(&event.tgid);
+        if process.is_some_and(|process| !process.alive()) {
             return;
         }
+        let comm = process.map_or_else(|| [].into(), |process| Rc::clone(&process.comm));
         if let Some(from) = call.enter_table
             && from != event.table
         {
@@ -33,8 +35,9 @@ impl World {
         }
         let table = self.table_at(event.table, event.tgid, event.tid);
         let part = seen.as_deref().map_or_else(Part::default, |seen| self.role(table, event.tgid, call, seen));
-        let (args, ret) = (call.args, call.ret);
-        let by = Rc::new(Stamp { sys: Some(call.sys), args, ret, seen, part, ..self.stamp(event) });
+        let (at, tgid, tid) = (event.at, event.tgid, event.tid);
+        let by =
+            Rc::new(Stamp { at, tgid, tid, comm, sys: Some(call.sys), args: call.args, ret: call.ret, seen, part });
         // Of several messages the first one's descriptors are told.
         let more_messages = call.sys.class == class::RECVMMSG && call.ret > 1;
         if call.sys.class == class::URING || more_messages {

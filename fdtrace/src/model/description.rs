@@ -2,13 +2,12 @@
 
 use std::{
     cell::{Cell, OnceCell},
-    collections::HashMap,
     rc::Rc,
 };
 
 use fdtrace_common::wire::FileInfo;
 
-use crate::{event::Path, order::Stamp};
+use crate::{collections::Map, event::Path, order::Stamp};
 
 /// Our own name for a description, because the kernel's address of one is recycled within microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,7 +68,7 @@ pub enum Kind {
 
 /// What file operations belong to which kind: the kernel gives anonymous inodes no other type.
 #[derive(Debug, Default)]
-pub struct Kinds(HashMap<u64, Kind>);
+pub struct Kinds(Map<u64, Kind>);
 
 impl Kinds {
     /// `name` as in `anon_inode:[name]`.

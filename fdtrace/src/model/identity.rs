@@ -33,11 +33,11 @@
 
 use std::{
     cell::{Cell, OnceCell},
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     rc::Rc,
 };
 
-use crate::{event::Interval, order::Slot};
+use crate::{collections::Map, event::Interval, order::Slot};
 
 use super::{
     World,
@@ -50,9 +50,9 @@ use super::{
 pub(super) struct Identities {
     next: u64,
     /// Live slots by the address that they were seen with.
-    holders: HashMap<u64, BTreeSet<SlotId>>,
+    holders: Map<u64, BTreeSet<SlotId>>,
     /// Addresses that live slots hold with different descriptions, and those descriptions.
-    doubts: HashMap<u64, Vec<Rc<Description>>>,
+    doubts: Map<u64, Vec<Rc<Description>>>,
 }
 
 impl Identities {

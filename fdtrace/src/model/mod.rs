@@ -15,11 +15,12 @@ mod snapshot;
 pub mod table;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
 };
 
 use crate::{
+    collections::Map,
     event::{EpollListed, EpollOp, Event, Interval, Moment, TableAddr, What},
     order::{How, Slot, Stamp, Tally},
     who::{
@@ -161,29 +162,55 @@ pub struct Met {
     pub certain: bool,
 }
 
+/// Processes that are gone and still known.
+const GONE: usize = 4096;
+/// Lives that are over and still known, in all slots together.
+pub const DEAD_LIVES: usize = 65_536;
+
+/// Lives that are over, in tables that are alive.
+#[derive(Debug)]
+struct DeadLives {
+    count: usize,
+    most: usize,
+    /// Where they are, oldest first: one entry for each. Those of tables that are gone are in here as well.
+    slots: VecDeque<SlotId>,
+}
+
+impl Default for DeadLives {
+    fn default() -> Self {
+        Self { count: 0, most: DEAD_LIVES, slots: VecDeque::new() }
+    }
+}
+
 /// How long a removal waits for the return of the call that installed what it removed, nanoseconds.
 const EARLY_PATIENCE: u64 = 1_000_000_000;
 
 #[derive(Debug, Default)]
 pub struct World {
-    pub processes: HashMap<u32, Process>,
+    pub processes: Map<u32, Process>,
     pub tables: BTreeMap<TableId, Table>,
     pub epolls: BTreeMap<Serial, Epoll>,
     identities: Identities,
     graves: Graves,
     kinds: Kinds,
-    by_addr: HashMap<TableAddr, TableId>,
+    by_addr: Map<TableAddr, TableId>,
     /// Tables whose listing is on its way, by address.
-    listings: HashMap<TableAddr, processes::Listing>,
+    listings: Map<TableAddr, processes::Listing>,
     snapshot: Option<Snapshot>,
     /// Slots with a removal that waits for its install.
     waiting: Vec<SlotId>,
     /// Tables that died with the last event: kept until the next one, so that rules can look at them.
     dead: Vec<TableId>,
     /// The table of each task.
-    tasks: HashMap<u32, (u32, TableId)>,
+    tasks: Map<u32, (u32, TableId)>,
+    /// The same tasks, by process.
+    members: BTreeSet<(u32, u32)>,
+    /// Processes that are gone, in that order: some are kept, for their names and for their stragglers.
+    gone: VecDeque<u32>,
+    dead_lives: DeadLives,
+    forgotten: u64,
     /// Threads of processes whose table has not been met yet.
-    threads: HashMap<u32, Vec<u32>>,
+    threads: Map<u32, Vec<u32>>,
     /// Processes that did something whose effect on their table is not seen.
     unseen: BTreeSet<u32>,
     /// All interest lists are to be read again.
@@ -236,7 +263,46 @@ impl World {
         match leader {
             Some(table) => self.tables.get(&table),
             // Its first thread may be gone.
-            None => self.tables.values().find(|table| table.is_used_by(tgid)),
+            None => self.tables.get(&self.tasks.get(self.tasks_of(tgid).first()?)?.1),
+        }
+    }
+
+    /// The tasks of a process that are known to use a table.
+    fn tasks_of(&self, tgid: u32) -> Vec<u32> {
+        self.members.range((tgid, 0)..=(tgid, u32::MAX)).map(|(_, tid)| *tid).collect()
+    }
+
+    /// How many lives and processes, over and done with, were forgotten to make room.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Keeps at most so many lives that are over, and forgets the oldest of them.
+    pub fn keep_dead(&mut self, most: usize) {
+        self.dead_lives.most = most;
+        self.forget_dead();
+    }
+
+    /// So many lives in a slot are over now that were not before.
+    fn buried(&mut self, slot: SlotId, lives: usize) {
+        self.dead_lives.count += lives;
+        self.dead_lives.slots.extend(std::iter::repeat_n(slot, lives));
+        self.forget_dead();
+        if self.dead_lives.slots.len() > 2 * self.dead_lives.most.max(1024) {
+            self.dead_lives.slots.retain(|slot| self.tables.contains_key(&slot.table));
+        }
+    }
+
+    fn forget_dead(&mut self) {
+        while self.dead_lives.count > self.dead_lives.most
+            && let Some(slot) = self.dead_lives.slots.pop_front()
+        {
+            let state = self.tables.get_mut(&slot.table).and_then(|table| table.slots.get_mut(&slot.fd));
+            // It went with its table, otherwise.
+            if state.is_some_and(Slot::forget_oldest) {
+                self.dead_lives.count -= 1;
+                self.forgotten += 1;
+            }
         }
     }
 
@@ -318,10 +384,15 @@ impl World {
 
     /// A task uses a table, and no other from now on.
     fn join(&mut self, table: TableId, tgid: u32, tid: u32) {
-        match self.tasks.insert(tid, (tgid, table)) {
-            Some(known) if known == (tgid, table) => return,
-            Some((tgid, old)) => self.part(old, tgid, tid),
-            None => {}
+        if self.tasks.get(&tid) == Some(&(tgid, table)) {
+            return;
+        }
+        self.members.insert((tgid, tid));
+        if let Some((before, old)) = self.tasks.insert(tid, (tgid, table)) {
+            if before != tgid {
+                self.members.remove(&(before, tid));
+            }
+            self.part(old, before, tid);
         }
         if let Some(table) = self.tables.get_mut(&table) {
             table.join(tgid, tid);
@@ -338,12 +409,14 @@ impl World {
         self.by_addr.remove(&table.addr);
         self.listings.remove(&table.addr);
         let open: Vec<i32> = table.open().map(|(fd, _)| fd).collect();
+        let over: usize = table.slots.values().map(|slot| slot.past().len()).sum();
+        self.dead_lives.count = self.dead_lives.count.saturating_sub(over);
         let comm = self.processes.get(&tgid).map_or_else(|| [].into(), |process| Rc::clone(&process.comm));
         let at = Interval { enter: None, exit: self.now };
         let by =
             Rc::new(Stamp { at, tgid, tid, comm, sys: None, args: [0; 6], ret: 0, seen: None, part: Part::default() });
         for fd in open {
-            self.edit(SlotId { table: id, fd }, |slot| slot.vacate(&by, How::Exit));
+            self.edit_dying(SlotId { table: id, fd }, |slot| slot.vacate(&by, How::Exit));
         }
         self.dead.push(id);
     }
@@ -359,13 +432,23 @@ impl World {
 
     /// Works on a slot and keeps count of who holds its descriptions.
     fn edit<R>(&mut self, slot: SlotId, work: impl FnOnce(&mut Slot<Generation>) -> R) -> Option<R> {
+        let (result, lives) = self.edit_dying(slot, work)?;
+        if lives > 0 {
+            self.buried(slot, lives);
+        }
+        Some(result)
+    }
+
+    /// The same in a table that goes away, with all that it remembers. How many more lives are over is told as well.
+    fn edit_dying<R>(&mut self, slot: SlotId, work: impl FnOnce(&mut Slot<Generation>) -> R) -> Option<(R, usize)> {
         let occupant = |slot: &Slot<Generation>| {
             slot.live().map(|life| (life.number, life.file, Rc::clone(&life.data.description)))
         };
         let state = self.tables.get_mut(&slot.table)?.slot_mut(slot.fd);
-        let before = occupant(state);
+        let (before, over) = (occupant(state), state.past().len());
         let result = work(state);
         identity::settle(state);
+        let over = state.past().len().saturating_sub(over);
         let after = occupant(state);
         let waits = state.waits();
         let addresses = [&before, &after].map(|life| life.as_ref().map_or(0, |(_, file, _)| *file));
@@ -392,7 +475,7 @@ impl World {
         if waits && !self.waiting.contains(&slot) {
             self.waiting.push(slot);
         }
-        Some(result)
+        Some((result, over))
     }
 
     fn stamp(&self, event: &Event) -> Stamp {

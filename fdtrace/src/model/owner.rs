@@ -8,11 +8,14 @@
 //! A bond outlives its generation only on evidence: the object still held the number when somebody else closed it. Any
 //! other end (a lost record, an exec, an object that has let go) breaks it, for an address alone proves nothing.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc};
 
-use crate::who::{
-    owner::{Owner, Part},
-    sighting::{Candidate, OwnerClass, Sighting},
+use crate::{
+    collections::Map,
+    who::{
+        owner::{Owner, Part},
+        sighting::{Candidate, OwnerClass, Sighting},
+    },
 };
 
 use super::table::SlotId;
@@ -26,10 +29,17 @@ struct Bond {
     orphaned: bool,
 }
 
+/// Process and address of an object.
+type ObjectId = (u32, u64);
+
+/// Bonds at a time. A program whose objects are never seen to let go must not fill our memory.
+const BONDS: usize = 262_144;
+
 #[derive(Debug, Default)]
 pub(super) struct Owners {
-    /// By process and address.
-    bonds: HashMap<(u32, u64), Bond>,
+    bonds: BTreeMap<ObjectId, Bond>,
+    /// The objects that are bound to a generation of a slot.
+    by_slot: Map<SlotId, Vec<ObjectId>>,
 }
 
 impl Owners {
@@ -51,18 +61,47 @@ impl Owners {
         {
             return None;
         }
+        self.break_bond((tgid, object));
+        if self.bonds.len() >= BONDS {
+            return None;
+        }
         let owner = Rc::new(Owner { object, class: Rc::clone(class), since });
         let bond = Bond { owner: Rc::clone(&owner), slot, number, orphaned: false };
         self.bonds.insert((tgid, object), bond);
+        self.by_slot.entry(slot).or_default().push((tgid, object));
         Some(owner)
+    }
+
+    fn break_bond(&mut self, object: ObjectId) {
+        let Some(bond) = self.bonds.remove(&object) else { return };
+        if let Some(bound) = self.by_slot.get_mut(&bond.slot) {
+            bound.retain(|other| *other != object);
+            if bound.is_empty() {
+                self.by_slot.remove(&bond.slot);
+            }
+        }
+    }
+
+    /// Keeps, of the bonds to a slot, those that are to be kept.
+    fn retain(&mut self, slot: SlotId, mut keep: impl FnMut(ObjectId, &mut Bond) -> bool) {
+        let Some(mut bound) = self.by_slot.remove(&slot) else { return };
+        bound.retain(|object| {
+            let keep = self.bonds.get_mut(object).is_some_and(|bond| keep(*object, bond));
+            if !keep {
+                self.bonds.remove(object);
+            }
+            keep
+        });
+        if !bound.is_empty() {
+            self.by_slot.insert(slot, bound);
+        }
     }
 
     /// Objects bound to a live generation.
     pub(super) fn of(&self, tgid: u32, slot: SlotId, number: u32) -> impl Iterator<Item = &Rc<Owner>> {
-        let of = self.bonds.iter().filter(move |((process, _), bond)| {
-            *process == tgid && bond.slot == slot && bond.number == number && !bond.orphaned
-        });
-        of.map(|(_, bond)| &bond.owner)
+        let bound = self.by_slot.get(&slot).into_iter().flatten().filter(move |(process, _)| *process == tgid);
+        let bonds = bound.filter_map(|object| self.bonds.get(object));
+        bonds.filter(move |bond| bond.number == number && !bond.orphaned).map(|bond| &bond.owner)
     }
 
     /// Who closes this number? `live`: the generation that the slot has now.
@@ -108,13 +147,13 @@ impl Owners {
     /// A generation is gone. `seen`: of the call that ended it.
     pub(super) fn ended(&mut self, slot: SlotId, number: u32, seen: Option<&Sighting>) {
         let candidates = seen.and_then(|seen| seen.candidates.as_deref()).unwrap_or_default();
-        self.bonds.retain(|(_, object), bond| {
-            if bond.slot != slot || bond.number != number || bond.orphaned {
+        self.retain(slot, |(_, object), bond| {
+            if bond.number != number || bond.orphaned {
                 return true;
             }
             bond.orphaned = candidates
                 .iter()
-                .any(|seen| seen.object == *object && seen.fd == slot.fd && seen.class == bond.owner.class);
+                .any(|seen| seen.object == object && seen.fd == slot.fd && seen.class == bond.owner.class);
             bond.orphaned
         });
     }
@@ -122,31 +161,30 @@ impl Owners {
     /// An object holds no number any more.
     pub(super) fn let_go(&mut self, tgid: u32, seen: &Sighting) {
         for candidate in seen.candidates.iter().flatten().filter(|candidate| candidate.fd < 0) {
-            self.bonds.remove(&(tgid, candidate.object));
+            self.break_bond((tgid, candidate.object));
         }
     }
 
     /// All others of a generation have let go without a call.
     pub(super) fn only(&mut self, tgid: u32, slot: SlotId, number: u32, keep: [Option<u64>; 2]) {
-        self.bonds.retain(|(process, object), bond| {
-            *process != tgid
-                || bond.slot != slot
-                || bond.number != number
-                || bond.orphaned
-                || keep.contains(&Some(*object))
+        self.retain(slot, |(process, object), bond| {
+            process != tgid || bond.number != number || bond.orphaned || keep.contains(&Some(object))
         });
     }
 
     /// `dup2` put something else where the objects' number points to: they own that now.
     pub(super) fn replaced(&mut self, tgid: u32, slot: SlotId, old: u32, new: u32) {
-        for ((process, _), bond) in &mut self.bonds {
-            if *process == tgid && bond.slot == slot && bond.number == old && !bond.orphaned {
+        self.retain(slot, |(process, _), bond| {
+            if process == tgid && bond.number == old && !bond.orphaned {
                 bond.number = new;
             }
-        }
+            true
+        });
     }
 
     pub(super) fn forget(&mut self, tgid: u32) {
-        self.bonds.retain(|(process, _), _| *process != tgid);
+        let objects: Vec<ObjectId> =
+            self.bonds.range((tgid, 0)..=(tgid, u64::MAX)).map(|(object, _)| *object).collect();
+        objects.into_iter().for_each(|object| self.break_bond(object));
     }
 }

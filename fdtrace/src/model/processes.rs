@@ -10,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    Change, World,
+    Change, GONE, World,
     process::{Process, comm},
     table::{Generation, Lineage, Origin, SlotId, TableId},
 };
@@ -105,6 +105,7 @@ impl World {
         let (id, tasks) = (old.id, old.tasks().clone());
         for tid in tasks {
             if let Some((tgid, _)) = self.tasks.remove(&tid) {
+                self.members.remove(&(tgid, tid));
                 self.part(id, tgid, tid);
             }
         }
@@ -132,14 +133,10 @@ impl World {
         // All other threads are gone; the one that called exec has the process's number now.
         self.join(table, event.tgid, event.tid);
         self.threads.remove(&event.tgid);
-        let others: Vec<u32> = self
-            .tasks
-            .iter()
-            .filter(|(tid, (tgid, _))| *tgid == event.tgid && **tid != event.tid)
-            .map(|(tid, _)| *tid)
-            .collect();
-        for tid in others {
-            self.task_ended(event.tgid, tid);
+        for tid in self.tasks_of(event.tgid) {
+            if tid != event.tid {
+                self.task_ended(event.tgid, tid);
+            }
         }
         let by = Rc::new(self.stamp(event));
         self.listings.insert(event.table, Listing { table, reason, by, listed: BTreeSet::new(), after: None });
@@ -154,18 +151,26 @@ impl World {
         self.owners.forget(event.tgid);
         if let Some(process) = self.processes.get_mut(&event.tgid) {
             process.exited = Some(event.at.exit);
+            self.gone.push_back(event.tgid);
+        }
+        if self.gone.len() > GONE
+            && let Some(oldest) = self.gone.pop_front()
+            // The number may be another process's by now.
+            && self.processes.get(&oldest).is_some_and(|process| !process.alive())
+        {
+            self.processes.remove(&oldest);
+            self.forgotten += 1;
         }
         changes.push(Change::Exited { process: event.tgid, at: event.at.exit });
         // Threads whose own end was not seen.
-        let others: Vec<u32> =
-            self.tasks.iter().filter(|(_, (tgid, _))| *tgid == event.tgid).map(|(tid, _)| *tid).collect();
-        for tid in others {
+        for tid in self.tasks_of(event.tgid) {
             self.task_ended(event.tgid, tid);
         }
         self.threads.remove(&event.tgid);
     }
 
     fn task_ended(&mut self, tgid: u32, tid: u32) {
+        self.members.remove(&(tgid, tid));
         if let Some((_, table)) = self.tasks.remove(&tid) {
             self.part(table, tgid, tid);
         }

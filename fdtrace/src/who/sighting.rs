@@ -3,11 +3,7 @@
 //! [`Witnesses`] takes the records in ring order and gives each call its sighting. It reads no memory: definitions came
 //! with the records, so a process that is gone is explained as well as one that lives.
 
-use std::{
-    cell::RefCell,
-    collections::{HashMap, hash_map::Entry},
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::hash_map::Entry, rc::Rc};
 
 use fdtrace_common::{
     class,
@@ -15,6 +11,7 @@ use fdtrace_common::{
 };
 
 use crate::{
+    collections::{Bounded, Map},
     event::{Call, CodeSeen, Event, StackSeen, What},
     who::{
         native::{AddressSpace, End, Frame as NativeFrame},
@@ -106,18 +103,21 @@ impl Default for SharedClasses {
     }
 }
 
+/// Definitions that are remembered; frames whose code was forgotten are cut off.
+const CODES: usize = 131_072;
+
 /// Process, address, and what tells code objects apart that were given the same address.
 type CodeId = (u32, u64, [u32; 3]);
 
 #[derive(Debug, Default)]
 pub struct Witnesses {
-    codes: HashMap<CodeId, Rc<CodeSeen>>,
-    classes: HashMap<(u32, u64), Rc<OwnerClass>>,
+    codes: Bounded<CodeId, Rc<CodeSeen>, CODES>,
+    classes: Bounded<(u32, u64), Rc<OwnerClass>, CODES>,
     shared: SharedClasses,
     /// Stacks whose call has not been reported yet, by thread.
-    pending: HashMap<u32, StackSeen>,
+    pending: Map<u32, StackSeen>,
     /// Their native halves, which are no part of the stream: a copy of a stack is unwound and forgotten at once.
-    unwound: HashMap<u32, Unwound>,
+    unwound: Map<u32, Unwound>,
     /// Stacks that no call followed, and frames whose code was never defined.
     pub unclaimed: u64,
     pub undefined: u64,
