@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     figure::{Samples, Table, short},
-    tracer::{Bench, Held},
+    tracer::Bench,
 };
 
 pub fn section(bench: &Bench) -> Result<Vec<Table>> {
@@ -17,10 +17,13 @@ pub fn section(bench: &Bench) -> Result<Vec<Table>> {
     for (stacks, options) in [("no", &["--no-stacks"][..]), ("yes", &[])] {
         let mut empty = None;
         for count in [10, 1_000, 10_000, 100_000, 1_000_000].into_iter().filter(|count| *count <= most) {
-            let held = Held::start(&bench.load("hold", count))?;
+            let (held, others, processes) = bench.hold(count)?;
+            if processes > 1 && stacks == "no" {
+                table.note(format!("{count} in {processes} processes, for none may have so many here."));
+            }
             let mut samples = Samples::default();
             for _ in 0..bench.rounds.min(3) {
-                let attached = bench.attach(held.pid(), options)?;
+                let attached = bench.attach_all(held.pid(), &others, options)?;
                 samples.push(attached.took.as_secs_f64());
                 attached.end()?;
             }

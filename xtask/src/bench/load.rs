@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use rustix::{
     event::{EventfdFlags, Timespec, epoll, eventfd},
-    process::{Resource, Rlimit, getppid, setrlimit},
+    process::{Resource, Rlimit, getppid, getrlimit, setrlimit},
     time::{ClockId, clock_gettime},
 };
 
@@ -176,9 +176,8 @@ fn storm(rate: u64, time: Duration) -> Result<u64> {
 
 /// Holds descriptors, in this process and in copies of it, until the standard input is closed.
 fn hold(options: &Options) -> Result<()> {
-    let most = options.count + 64;
-    let most = Rlimit { current: Some(most), maximum: Some(most.max(4096)) };
-    setrlimit(Resource::Nofile, most).context("cannot raise the limit of open files")?;
+    let most = most_open();
+    ensure!(options.count <= most, "a process may have {most} descriptors here");
     let mut children = Vec::new();
     // A pipe that all have: its end is the end of all.
     let (mut reader, writer) = io::pipe()?;
@@ -206,6 +205,17 @@ fn hold(options: &Options) -> Result<()> {
         unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
     }
     Ok(())
+}
+
+/// Raises the limit of open files as far as we may, and says how many descriptors a process can be given.
+pub fn most_open() -> u64 {
+    let most = Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
+    // Not even root may everywhere.
+    if setrlimit(Resource::Nofile, most).is_err() {
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(1 << 20).saturating_sub(64)
 }
 
 fn open_many(count: u64) -> io::Result<Vec<File>> {

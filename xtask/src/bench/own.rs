@@ -68,10 +68,14 @@ pub fn memory(bench: &Bench) -> Result<Vec<Table>> {
 
 fn descriptors(bench: &Bench) -> Result<Table> {
     let most: u64 = if bench.quick { 100_000 } else { 1_000_000 };
-    let mut table = Table::new("memory by live descriptors, one process", &MEMORY);
+    let mut table = Table::new("memory by live descriptors", &MEMORY);
     let mut first = None;
     for count in [1_000, 10_000, 100_000, 1_000_000].into_iter().filter(|count| *count <= most) {
-        let memory = held(bench, count, 1)?;
+        let (held, others, in_processes) = bench.hold(count)?;
+        if in_processes > 1 {
+            table.note(format!("{count} in {in_processes} processes, for none may have so many here."));
+        }
+        let memory = measure(bench, &held, &others)?;
         let base = *first.get_or_insert((memory.own, count));
         row(&mut table, count as f64, memory, base, "descriptor");
     }
@@ -104,13 +108,12 @@ fn row(table: &mut Table, count: f64, memory: Memory, (first, at): (f64, u64), w
 
 /// Memory of fdtrace when it has attached to processes with descriptors.
 fn held(bench: &Bench, descriptors: u64, processes: u32) -> Result<Memory> {
-    let mut load = bench.load("hold", descriptors);
-    load.extend(["--processes".into(), processes.to_string(), "--wait".into()]);
-    let held = Held::start(&load)?;
-    // The children of a process that is found are not traced by themselves: all are named.
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", held.pid()))?;
-    let pids: Vec<String> = children.split_whitespace().map(str::to_owned).collect();
-    let attached = bench.attach_all(held.pid(), &pids, &[])?;
+    let (held, others) = bench.hold_each(descriptors, processes)?;
+    measure(bench, &held, &others)
+}
+
+fn measure(bench: &Bench, held: &Held, others: &[String]) -> Result<Memory> {
+    let attached = bench.attach_all(held.pid(), others, &[])?;
     thread::sleep(Duration::from_secs(1));
     let memory = attached.memory()?;
     attached.end()?;

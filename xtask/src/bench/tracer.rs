@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use super::load::Timing;
+use super::load::{self, Timing};
 use crate::command;
 
 /// Longest that fdtrace may take to attach, or to end.
@@ -43,6 +43,24 @@ impl Bench {
         let result = self.path("result").display().to_string();
         let words = [self.xtask.display().to_string(), "load".into(), kind.into()];
         words.into_iter().chain(["--count".into(), count.to_string(), "--result".into(), result]).collect()
+    }
+
+    /// Processes that hold so many descriptors, as few as may, each with the same number; and all of their ids.
+    pub fn hold(&self, descriptors: u64) -> Result<(Held, Vec<String>, u32)> {
+        let processes = descriptors.div_ceil(load::most_open()).max(1);
+        let processes = u32::try_from(processes)?;
+        let (held, others) = self.hold_each(descriptors / u64::from(processes), processes)?;
+        Ok((held, others, processes))
+    }
+
+    /// So many processes with so many descriptors each. All but the first are told by their ids.
+    pub fn hold_each(&self, descriptors: u64, processes: u32) -> Result<(Held, Vec<String>)> {
+        let mut load = self.load("hold", descriptors);
+        load.extend(["--processes".into(), processes.to_string()]);
+        let held = Held::start(&load)?;
+        // The children of a process that is found are not traced by themselves: all are named.
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", held.pid()))?;
+        Ok((held, children.split_whitespace().map(str::to_owned).collect()))
     }
 
     /// Runs a loop, with the words of a tracer before it.
