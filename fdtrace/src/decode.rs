@@ -35,6 +35,9 @@ const FIONCLEX: u32 = 0x5450;
 const F_UNLCK: u64 = 2;
 const CLOSE_RANGE_CLOEXEC: u64 = 4;
 const EBADF: i64 = -9;
+/// The end of `rt_sigreturn`, as the kernel tells it: no number, and for a result that of the call before the signal
+/// (`restore_sigcontext`). <https://github.com/torvalds/linux/blob/v6.12/arch/x86/kernel/signal_64.c>
+const NO_CALL: u32 = u32::MAX;
 const MSG_CMSG_CLOEXEC: u64 = 0x4000_0000;
 
 /// Decodes one record. `None`: a call that says nothing about descriptors after all.
@@ -177,6 +180,9 @@ fn call(pos: u64, kind: u16, bytes: &[u8], arch: Arch, short: DecodeError) -> Re
         (true, Some(compat)) => compat,
         _ => arch,
     };
+    if call.nr == NO_CALL {
+        return Ok(None);
+    }
     let Some(sys) = syscalls::lookup(arch, call.nr) else {
         return Err(DecodeError::UnknownCall { pos, nr: call.nr });
     };
@@ -357,6 +363,15 @@ mod tests {
             let effect = effect(bytes_of(&record)).expect("an event");
             assert_eq!(matches!(effect, Effect::Remove { fd: 7, .. }), closed, "{ret}");
         }
+    }
+
+    #[test]
+    fn the_return_from_a_signal_is_no_call() {
+        let record = call(NO_CALL, [0; 6], EBADF, kind::CALL);
+        assert!(effect(bytes_of(&record)).is_none());
+        let unknown = call(NO_CALL - 1, [0; 6], EBADF, kind::CALL);
+        let refused = decode(0, bytes_of(&unknown), Arch::X86_64);
+        assert!(matches!(refused, Err(DecodeError::UnknownCall { .. })));
     }
 
     #[test]
