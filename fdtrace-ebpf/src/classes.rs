@@ -16,21 +16,22 @@ const TYPE_SUBCLASS: u64 = 1 << 31;
 /// Bases that are followed: `socket.socket`, and what a program derives from it.
 const BASES: usize = 6;
 
-/// The object that begins with these words, if it owns descriptors and matters to the search.
+/// Fills [`Walk::seen`] with the object that begins with these words, if it owns descriptors and matters to the search.
 #[inline(always)]
-pub unsafe fn look(walk: *mut Walk, front: [u64; 3]) -> Option<Seen> {
+pub unsafe fn look(walk: *mut Walk, front: [u64; 3]) -> bool {
     let [_, class, fd] = front;
     // SAFETY: `walk` is this processor's.
     unsafe {
         // Before the type, which is dear: few things have such a number there.
         if !owner::matters(walk, fd as i32) || class & 7 != 0 || !(1 << 16..1 << 47).contains(&class) {
-            return None;
+            return false;
         }
         let owns = classify(walk, class);
         if owns == owns::NOTHING {
-            return None;
+            return false;
         }
-        Some(Seen { class, fd: fd as i32, behind: (fd >> 32) as u32, owns })
+        (*walk).seen = Seen { class, fd: fd as i32, behind: (fd >> 32) as u32, owns, reserved: 0 };
+        true
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     maps::{HELD, HOLDERS, STACK_ROOM, WALK, WATCHED},
     shared::WATCHED_NUMBERS,
     stdio,
-    walk::{POINTERS, SEARCH_REGISTERS, STRIDE, WORDS, Walk, copy, mode},
+    walk::{POINTERS, SEARCH_REGISTERS, STRIDE, WORDS, Walk, copy, has_python, mode},
 };
 
 /// How often the holder of a number is searched for.
@@ -38,6 +38,7 @@ const ALIGNED: u64 = 16;
 const ADDRESSES: core::ops::Range<u64> = 1 << 16..1 << 47;
 
 /// An object that owns a descriptor, as it is now.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Seen {
     pub class: u64,
@@ -46,6 +47,7 @@ pub struct Seen {
     pub behind: u32,
     /// One of [`owns`].
     pub owns: u32,
+    pub reserved: u32,
 }
 
 /// Fills the stack record's candidates from what was collected.
@@ -119,7 +121,9 @@ unsafe extern "C" fn look_step(index: u32, _context: *mut c_void) -> i64 {
         }
         let object = (&raw const (*walk).pointers).cast::<u64>().add(index as usize & (POINTERS - 1)).read_volatile();
         let place = (&raw const (*walk).places).cast::<u32>().add(index as usize & (POINTERS - 1)).read_volatile();
-        let Some(seen) = recognise(walk, object) else { return 0 };
+        if !recognise(walk, object) {
+            return 0;
+        }
         let count = (*walk).candidates;
         if count >= CANDIDATES_MAX as u32 {
             return 1;
@@ -138,32 +142,29 @@ unsafe extern "C" fn look_step(index: u32, _context: *mut c_void) -> i64 {
         let index = (&raw const (*walk).candidates).read_volatile() & (CANDIDATES_MAX as u32 - 1);
         let out = candidates.add(index as usize);
         (*out).object = object;
-        (*out).class = seen.class;
-        (*out).fd = seen.fd;
-        (*out).behind = seen.behind;
+        (*out).class = (*walk).seen.class;
+        (*out).fd = (*walk).seen.fd;
+        (*out).behind = (*walk).seen.behind;
         (*out).found = place;
-        (*out).owns = seen.owns;
+        (*out).owns = (*walk).seen.owns;
         (*walk).candidates = count + 1;
     }
     0
 }
 
-/// What the object is, if it owns descriptors and matters to the search.
+/// Fills [`Walk::seen`] with what the object is, if it owns descriptors and matters to the search.
 #[inline(always)]
-unsafe fn recognise(walk: *mut Walk, object: u64) -> Option<Seen> {
+unsafe fn recognise(walk: *mut Walk, object: u64) -> bool {
     // SAFETY: `walk` is this processor's.
     unsafe {
         let mut front = [0u64; 3];
         if !copy((&raw mut front).cast(), 24, object) {
-            return None;
+            return false;
         }
         if stdio::is_stream(front[0]) {
             return stdio::look(walk, object, front[0]);
         }
-        if (*walk).has_python == 0 {
-            return None;
-        }
-        classes::look(walk, front)
+        has_python(walk) && classes::look(walk, front)
     }
 }
 
@@ -181,116 +182,150 @@ pub unsafe fn matters(walk: *const Walk, fd: i32) -> bool {
     }
 }
 
-/// Searches for objects that hold the number, or none.
+/// Searches for objects that hold the number, or none; [`mode::CLOSE`] looks at those first that are known to.
 ///
 /// # Safety
-/// `walk` is this processor's, with the interpreter, the registers and the stack words filled in.
+/// `walk` is this processor's, with the interpreter, the registers and the stack words filled in, the number and why it is
+/// searched for.
 #[inline(always)]
-pub unsafe fn search(walk: *mut Walk, fd: u32, mode: u32) {
+pub unsafe fn search(walk: *mut Walk) {
     // SAFETY: by the caller's promise.
     unsafe {
-        (*walk).wanted_fd = fd;
-        (*walk).mode = mode;
         (*walk).pointer_count = 0;
+        if closing(walk) {
+            recall(walk);
+        }
         collect(walk);
         look_at_all(walk);
+        if closing(walk) {
+            closed(walk);
+        }
     }
+}
+
+/// Is the search made because the number is about to be closed?
+#[inline(always)]
+unsafe fn closing(walk: *const Walk) -> bool {
+    // SAFETY: `walk` is this processor's. Volatile: see `walk::planned`.
+    unsafe { (&raw const (*walk).mode).read_volatile() == mode::CLOSE }
 }
 
 const fn slot_key(tgid: u32, execs: u32, fd: u32) -> SlotKey {
     SlotKey { tgid, execs, fd, reserved: 0 }
 }
 
-/// A number is about to be closed: finds who holds it and who may close it, and forgets the bond, for the number is
-/// anybody's from here on.
-///
-/// # Safety
-/// As [`search`].
+/// The slot of the number that is searched for.
 #[inline(always)]
-pub unsafe fn at_close(walk: *mut Walk, fd: u32) {
-    let Some(room) = STACK_ROOM.get_ptr_mut(0) else { return };
-    // SAFETY: this processor's rooms.
+unsafe fn wanted_slot(walk: *const Walk) -> SlotKey {
+    // SAFETY: `walk` is this processor's.
+    unsafe { slot_key((*walk).tgid, (*walk).execs, (*walk).wanted_fd) }
+}
+
+/// A number is about to be closed: who is known to hold it is looked at first, or alone where that decides it. The bond is
+/// forgotten, for the number is anybody's from here on.
+#[inline(always)]
+unsafe fn recall(walk: *mut Walk) {
+    // SAFETY: `walk` is this processor's; a live element of a hash map.
     unsafe {
-        (*walk).wanted_fd = fd;
-        (*walk).mode = mode::CLOSE;
-        (*walk).pointer_count = 0;
-        let key = slot_key((*walk).tgid, (*walk).execs, fd);
-        let mut known = Holder::NOBODY;
+        let key = wanted_slot(walk);
+        (*walk).known = Holder::NOBODY;
         if let Some(holder) = HOLDERS.get(&key) {
-            known = *holder;
+            (*walk).known = *holder;
             let _ = HOLDERS.remove(&key);
         }
-        if !is_decided(walk, &known, fd) {
-            known_ones(walk, &known);
-            collect(walk);
-        } else {
-            known_ones(walk, &known);
+        known_ones(walk);
+        if is_decided(walk) {
+            (*walk).word_count = 0;
         }
-        look_at_all(walk);
-        if known.owns == owns::DIRECTORY && known.object != 0 {
-            directory(walk, known.object, fd);
-            // If it is being closed, the next one is given the same address.
-            let _ = HELD.remove(&ClassKey { address: known.object, tgid: (*walk).tgid, execs: (*walk).execs });
-        }
-        let candidates = (&raw mut (*room).stack.candidate).cast::<Candidate>();
-        for i in 0..CANDIDATES_MAX {
-            if i as u32 >= (*walk).candidates {
-                break;
-            }
-            let candidate = candidates.add(i);
-            // Nothing but `fclose` takes a stream out of the list: it is the one, whether it was met before or not.
-            let closes = (*candidate).owns == owns::STREAM && (*candidate).fd == -1;
-            if (*candidate).found & found::KNOWN == 0 && !closes {
-                continue;
-            }
-            let holds = (*candidate).fd as u32 == fd;
-            let reached = (*candidate).found & found::PLACE != found::BOUND || closes;
-            // One that might come to hold the number holds it now, or has just let go of it.
-            if (*candidate).object != known.object && (holds || reached) {
-                bind_one(walk, candidate, fd, 0);
-            }
-            if holds {
-                // It does not know, so what it does with the number from now on is worth telling.
-                let watch = Watch { left: STALE_USES, last: Watch::EVERY };
-                let _ = WATCHED.insert(watch_key((*walk).tgid, fd), watch, 0);
-                WATCHED_NUMBERS.set(WATCHED_NUMBERS.get() | 1 << (fd & 63));
-            }
-        }
-        let _ = HOLDERS.remove(&key);
     }
+}
+
+/// Tells of who may close the number.
+#[inline(always)]
+unsafe fn closed(walk: *mut Walk) {
+    // SAFETY: `walk` is this processor's.
+    unsafe {
+        let object = (*walk).known.object;
+        if (*walk).known.owns == owns::DIRECTORY && object != 0 {
+            directory(walk, object, (*walk).wanted_fd);
+            // If it is being closed, the next one is given the same address.
+            let _ = HELD.remove(&ClassKey { address: object, tgid: (*walk).tgid, execs: (*walk).execs });
+        }
+        bpf_loop((*walk).candidates, close_step as *mut c_void, core::ptr::null_mut(), 0);
+        let _ = HOLDERS.remove(&wanted_slot(walk));
+    }
+}
+
+/// One candidate.
+#[inline(always)]
+fn candidate(index: u32) -> Option<*mut Candidate> {
+    let room = STACK_ROOM.get_ptr_mut(0)?;
+    // SAFETY: this processor's room; the mask keeps the index inside.
+    Some(unsafe { (&raw mut (*room).stack.candidate).cast::<Candidate>().add(index as usize & (CANDIDATES_MAX - 1)) })
+}
+
+/// One candidate of a number that is about to be closed.
+unsafe extern "C" fn close_step(index: u32, _context: *mut c_void) -> i64 {
+    let Some(walk) = WALK.get_ptr_mut(0) else { return 1 };
+    let Some(candidate) = candidate(index) else { return 1 };
+    // SAFETY: this processor's rooms.
+    unsafe {
+        let fd = (*walk).wanted_fd;
+        // Nothing but `fclose` takes a stream out of the list: it is the one, whether it was met before or not.
+        let closes = (*candidate).owns == owns::STREAM && (*candidate).fd == -1;
+        if (*candidate).found & found::KNOWN == 0 && !closes {
+            return 0;
+        }
+        let holds = (*candidate).fd as u32 == fd;
+        let reached = (*candidate).found & found::PLACE != found::BOUND || closes;
+        if holds {
+            // It does not know, so what it does with the number from now on is worth telling.
+            let watch = Watch { left: STALE_USES, last: Watch::EVERY };
+            let _ = WATCHED.insert(watch_key((*walk).tgid, fd), watch, 0);
+            WATCHED_NUMBERS.set(WATCHED_NUMBERS.get() | 1 << (fd & 63));
+        }
+        // One that might come to hold the number holds it now, or has just let go of it.
+        if (*candidate).object != (*walk).known.object && (holds || reached) {
+            bind_one(walk, candidate, fd, 0);
+        }
+    }
+    0
 }
 
 /// What is known of the number tells who closes it, or that no object does: no search is needed.
 #[inline(always)]
-unsafe fn is_decided(walk: *const Walk, known: &Holder, fd: u32) -> bool {
+unsafe fn is_decided(walk: *const Walk) -> bool {
     let numbers = WATCHED_NUMBERS.get();
     // SAFETY: `walk` is this processor's.
     unsafe {
+        let fd = (*walk).wanted_fd;
         // Somebody was left behind with this number, and may close it.
         if numbers >> (fd & 63) & 1 != 0 && WATCHED.get_ptr(watch_key((*walk).tgid, fd)).is_some() {
             return false;
         }
-        let object = if known.object != 0 { known.object } else { known.maybe[0] };
+        let known = &raw const (*walk).known;
+        let object = if (*known).object != 0 { (*known).object } else { (*known).maybe[0] };
         if object == 0 {
-            return known.begun != 0;
+            return (*known).begun != 0;
         }
         let mut front = [0u64; 3];
         if !copy((&raw mut front).cast(), 24, object) {
             return false;
         }
-        match known.owns {
+        match (*known).owns {
             owns::STREAM => stdio::is_closing(front[0]),
             // A socket can let go of its number without closing it.
-            owns::FILE | owns::EPOLL => known.object != 0 && front[1] == known.class && front[2] as i32 == -1,
+            owns::FILE | owns::EPOLL => (*known).object != 0 && front[1] == (*known).class && front[2] as i32 == -1,
             _ => false,
         }
     }
 }
 
 #[inline(always)]
-unsafe fn known_ones(walk: *mut Walk, known: &Holder) {
+unsafe fn known_ones(walk: *mut Walk) {
     // SAFETY: `walk` is this processor's.
     unsafe {
+        let known = (*walk).known;
         for object in [known.object, known.maybe[0], known.maybe[1]] {
             if object != 0 {
                 push(walk, object, found::KNOWN | found::BOUND);
@@ -350,22 +385,22 @@ pub unsafe fn reads_directory(walk: *mut Walk, fd: u32, buffer: u64, size: u64) 
 /// # Safety
 /// As [`search`], which has run.
 #[inline(always)]
-pub unsafe fn let_go(walk: *mut Walk) {
-    let Some(room) = STACK_ROOM.get_ptr_mut(0) else { return };
+pub unsafe fn let_go(walk: *const Walk) {
+    // SAFETY: by the caller's promise.
+    unsafe { bpf_loop((*walk).candidates, let_go_step as *mut c_void, core::ptr::null_mut(), 0) };
+}
+
+unsafe extern "C" fn let_go_step(index: u32, _context: *mut c_void) -> i64 {
+    let Some(walk) = WALK.get_ptr_mut(0) else { return 1 };
+    let Some(candidate) = candidate(index) else { return 1 };
     // SAFETY: this processor's rooms.
     unsafe {
-        let candidates = (&raw const (*room).stack.candidate).cast::<Candidate>();
-        for i in 0..CANDIDATES_MAX {
-            if i as u32 >= (*walk).candidates {
-                break;
-            }
-            let candidate = candidates.add(i);
-            if (*candidate).fd == -1 {
-                let key = ClassKey { address: (*candidate).object, tgid: (*walk).tgid, execs: (*walk).execs };
-                let _ = HELD.remove(&key);
-            }
+        if (*candidate).fd == -1 {
+            let key = ClassKey { address: (*candidate).object, tgid: (*walk).tgid, execs: (*walk).execs };
+            let _ = HELD.remove(&key);
         }
     }
+    0
 }
 
 /// Is it worth searching for who holds this number? `always`: even if somebody is known to.
@@ -395,12 +430,12 @@ pub unsafe fn wanted(walk: *const Walk, fd: u32, always: bool) -> bool {
 /// # Safety
 /// `walk` is this processor's.
 #[inline(always)]
-pub unsafe fn begun(walk: *mut Walk, fd: u32) {
+pub unsafe fn begun(walk: *mut Walk) {
     // SAFETY: by the caller's promise.
     unsafe {
-        let mut holder = Holder { begun: 1, ..Holder::NOBODY };
-        maybes(walk, &mut holder);
-        let _ = HOLDERS.insert(&slot_key((*walk).tgid, (*walk).execs, fd), &holder, 0);
+        maybes(walk);
+        (*walk).known.begun = 1;
+        let _ = HOLDERS.insert(&wanted_slot(walk), &(*walk).known, 0);
     }
 }
 
@@ -423,41 +458,45 @@ pub unsafe fn asked(walk: *const Walk, fd: u32) {
 /// # Safety
 /// As [`search`], which has run.
 #[inline(always)]
-pub unsafe fn foresee(walk: *mut Walk, fd: u32) {
+pub unsafe fn foresee(walk: *mut Walk) {
     // SAFETY: by the caller's promise; a live element of a hash map.
     unsafe {
-        let Some(known) = HOLDERS.get_ptr_mut(&slot_key((*walk).tgid, (*walk).execs, fd)) else { return };
+        let Some(known) = HOLDERS.get_ptr_mut(&wanted_slot(walk)) else { return };
         if (*known).object == 0 && (*known).maybe[0] == 0 {
-            maybes(walk, &mut *known);
+            maybes(walk);
+            (*known).owns = (*walk).known.owns;
+            (*known).maybe = (*walk).known.maybe;
         }
     }
 }
 
-/// The first of the candidates that hold nothing.
+/// Makes [`Walk::known`] of the first candidates that hold nothing.
 #[inline(always)]
-unsafe fn maybes(walk: *mut Walk, holder: &mut Holder) {
-    let Some(room) = STACK_ROOM.get_ptr_mut(0) else { return };
+unsafe fn maybes(walk: *mut Walk) {
+    // SAFETY: `walk` is this processor's.
+    unsafe {
+        (*walk).known = Holder::NOBODY;
+        (*walk).maybe_count = 0;
+        bpf_loop((*walk).candidates, maybe_step as *mut c_void, core::ptr::null_mut(), 0);
+    }
+}
+
+unsafe extern "C" fn maybe_step(index: u32, _context: *mut c_void) -> i64 {
+    let Some(walk) = WALK.get_ptr_mut(0) else { return 1 };
+    let Some(candidate) = candidate(index) else { return 1 };
     // SAFETY: this processor's rooms.
     unsafe {
-        let candidates = (&raw const (*room).stack.candidate).cast::<Candidate>();
-        let mut count = 0;
-        for i in 0..CANDIDATES_MAX {
-            if i as u32 >= (*walk).candidates || count == MAYBE_MAX {
-                break;
-            }
-            let candidate = candidates.add(i);
-            // A file asks about its number as soon as it has one.
-            if (*candidate).fd > 0 || (*candidate).owns == owns::FILE {
-                continue;
-            }
-            if count == 0 {
-                holder.maybe[0] = (*candidate).object;
-                holder.owns = (*candidate).owns;
-            } else {
-                holder.maybe[1] = (*candidate).object;
-            }
-            count += 1;
+        // A file asks about its number as soon as it has one.
+        if (*candidate).fd > 0 || (*candidate).owns == owns::FILE {
+            return 0;
         }
+        if (*walk).maybe_count == 0 {
+            (*walk).known.owns = (*candidate).owns;
+        }
+        let count = (&raw const (*walk).maybe_count).read_volatile() as usize & (MAYBE_MAX - 1);
+        (&raw mut (*walk).known.maybe).cast::<u64>().add(count).write_volatile((*candidate).object);
+        (*walk).maybe_count += 1;
+        i64::from((*walk).maybe_count >= MAYBE_MAX as u32)
     }
 }
 
@@ -466,22 +505,23 @@ unsafe fn maybes(walk: *mut Walk, holder: &mut Holder) {
 /// # Safety
 /// As [`search`], which has run.
 #[inline(always)]
-pub unsafe fn bind(walk: *mut Walk, fd: u32) {
-    let Some(room) = STACK_ROOM.get_ptr_mut(0) else { return };
+pub unsafe fn bind(walk: *const Walk) {
+    // SAFETY: by the caller's promise.
+    unsafe { bpf_loop((*walk).candidates, bind_step as *mut c_void, core::ptr::null_mut(), 0) };
+}
+
+unsafe extern "C" fn bind_step(index: u32, _context: *mut c_void) -> i64 {
+    let Some(walk) = WALK.get_ptr_mut(0) else { return 1 };
+    let Some(candidate) = candidate(index) else { return 1 };
     // SAFETY: this processor's rooms.
     unsafe {
-        let candidates = (&raw const (*room).stack.candidate).cast::<Candidate>();
-        for i in 0..CANDIDATES_MAX {
-            if i as u32 >= (*walk).candidates {
-                break;
-            }
-            let candidate = candidates.add(i);
-            if (*candidate).fd as u32 == fd {
-                let other = other_holder(walk, (*candidate).object, fd);
-                bind_one(walk, candidate, fd, other);
-            }
+        let fd = (*walk).wanted_fd;
+        if (*candidate).fd as u32 == fd {
+            let other = other_holder(walk, (*candidate).object, fd);
+            bind_one(walk, candidate, fd, other);
         }
     }
+    0
 }
 
 /// Another object that was bound to the number and still holds it; 0: none.
@@ -494,10 +534,7 @@ unsafe fn other_holder(walk: *mut Walk, object: u64, fd: u32) -> u64 {
         if other == 0 || other == object {
             return 0;
         }
-        match recognise(walk, other) {
-            Some(seen) if seen.class == class && seen.fd as u32 == fd => other,
-            _ => 0,
-        }
+        if recognise(walk, other) && (*walk).seen.class == class && (*walk).seen.fd as u32 == fd { other } else { 0 }
     }
 }
 
@@ -533,3 +570,5 @@ unsafe fn bind_one(walk: *mut Walk, candidate: *const Candidate, fd: u32, other:
         }
     }
 }
+
+const _: () = assert!(CANDIDATES_MAX.is_power_of_two() && MAYBE_MAX.is_power_of_two());

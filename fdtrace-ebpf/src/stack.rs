@@ -25,7 +25,7 @@ use crate::{
     maps::{EVENTS, IMAGES, PYTHON, STACK_ROOM, WALK},
     owner, python, syscalls,
     turns::{self, Room},
-    walk::{SEARCH_REGISTERS, SEARCH_WORDS, SEARCH_WORDS_NATIVE, Walk, copy, mode},
+    walk::{SEARCH_REGISTERS, SEARCH_WORDS, SEARCH_WORDS_NATIVE, Walk, copy, has_python, mode, plan, planned},
 };
 
 #[unsafe(no_mangle)]
@@ -46,74 +46,107 @@ pub fn at_enter(regs: *const c_void, nr: u64) {
 
 #[inline(always)]
 fn enter(regs: *const c_void, nr: u64) {
-    let wants = filter::witnesses(nr);
     let Some(task) = filter::current() else { return };
-    let start = syscalls::started(task.tid);
     let Some(walk) = prepare(&task) else { return };
+    let call_time = plan_at_enter(walk, &task, regs, nr);
+    // SAFETY: `walk` is this processor's room, and prepared.
+    unsafe { carry_out(walk, regs, nr, call_time) };
+}
+
+/// What a call that begins is to be answered with. Returns when it began.
+#[inline(always)]
+fn plan_at_enter(walk: *mut Walk, task: &Task, regs: *const c_void, nr: u64) -> u64 {
+    let wants = filter::witnesses(nr);
+    let class = filter::class(nr, false);
+    let start = syscalls::started(task.tid);
     // SAFETY: `walk` is this processor's room, and prepared.
     unsafe {
         let fd = syscalls::arg(regs, 0) as u32;
-        let has_python = interpreter(walk, &task);
-        if wants & witness::AT_ENTER == 0 {
-            // A number that an object still holds, though its generation is gone: who uses it now?
-            let watched = filter::uses(filter::class(nr, false)) && start.before != 0;
-            let always = watched
-                || wants & witness::BIND != 0
-                || (wants & witness::BIND_EMPTY_PATH != 0 && syscalls::arg(regs, 3) & AT_EMPTY_PATH != 0);
-            if wants & witness::BIND_EMPTY_PATH != 0 && !always {
-                return;
+        (*walk).wanted_fd = fd;
+        interpreter(walk, task);
+        if wants & witness::AT_ENTER != 0 {
+            (*walk).mode = match class {
+                class::CLOSE => mode::CLOSE,
+                class::CLOSE_RANGE => mode::ANY,
+                _ => mode::USE,
+            };
+            (*walk).plan = plan::TELL;
+            if class == class::CLOSE || has_python(walk) {
+                (*walk).notes = note::SEARCHED;
+                (*walk).plan = plan::TELL | plan::SEARCH | plan::LET_GO;
             }
-            if wants & witness::DIRECTORY != 0 {
-                owner::reads_directory(walk, fd, syscalls::arg(regs, 1), syscalls::arg(regs, 2));
+            if class == class::EPOLL_CTL && has_python(walk) {
+                (*walk).plan |= plan::BIND;
             }
-            if !has_python && filter::class(nr, false) == class::FCNTL {
-                owner::asked(walk, fd);
-            }
-            // A stream asks about its number before it first uses it, so other calls need not be looked at.
-            if (has_python || always) && owner::wanted(walk, fd, always) {
-                registers(walk, regs);
-                stack_words(walk);
-                owner::search(walk, fd, mode::USE);
-                owner::bind(walk, fd);
-                owner::foresee(walk, fd);
-            }
-            if watched {
-                let mut notes = note::SEARCHED;
-                if has_python {
-                    notes |= python::frames(walk);
-                }
-                begin(walk, regs, nr, start.time);
-                if has_python {
-                    notes |= python::task(walk);
-                }
-                finish(walk, &task, has_python, notes);
-            }
+            return start.time;
+        }
+        // A number that an object still holds, though its generation is gone: who uses it now?
+        let watched = filter::uses(class) && start.before != 0;
+        let always = watched
+            || wants & witness::BIND != 0
+            || (wants & witness::BIND_EMPTY_PATH != 0 && syscalls::arg(regs, 3) & AT_EMPTY_PATH != 0);
+        if wants & witness::BIND_EMPTY_PATH != 0 && !always {
+            return start.time;
+        }
+        if watched {
+            (*walk).notes = note::SEARCHED;
+            (*walk).plan = plan::TELL;
+        }
+        if wants & witness::DIRECTORY != 0 {
+            owner::reads_directory(walk, fd, syscalls::arg(regs, 1), syscalls::arg(regs, 2));
+        }
+        if class == class::FCNTL && !has_python(walk) {
+            owner::asked(walk, fd);
+        }
+        // A stream asks about its number before it first uses it, so other calls need not be looked at.
+        if (always || has_python(walk)) && owner::wanted(walk, fd, always) {
+            (*walk).plan |= plan::SEARCH | plan::BIND | plan::FORESEE;
+        }
+        start.time
+    }
+}
+
+/// Does what is planned, one after the other.
+#[inline(always)]
+unsafe fn carry_out(walk: *mut Walk, regs: *const c_void, nr: u64, call_time: u64) {
+    // SAFETY: `walk` is this processor's room, and prepared.
+    unsafe {
+        if (&raw const (*walk).plan).read_volatile() == 0 {
             return;
         }
-        let mut notes = 0;
-        if has_python {
-            notes = python::frames(walk);
+        registers(walk, regs);
+        if planned(walk, plan::TELL) {
+            tell(walk, regs, nr, call_time);
         }
-        let class = filter::class(nr, false);
-        begin(walk, regs, nr, start.time);
-        if has_python {
-            notes |= python::task(walk);
-        }
-        if class == class::CLOSE {
+        if planned(walk, plan::SEARCH) {
             stack_words(walk);
-            owner::at_close(walk, fd);
-            owner::let_go(walk);
-            notes |= note::SEARCHED;
-        } else if has_python {
-            stack_words(walk);
-            owner::search(walk, fd, if class == class::CLOSE_RANGE { mode::ANY } else { mode::USE });
-            if class == class::EPOLL_CTL {
-                owner::bind(walk, fd);
-            }
-            owner::let_go(walk);
-            notes |= note::SEARCHED;
+            owner::search(walk);
         }
-        finish(walk, &task, has_python, notes);
+        if planned(walk, plan::BIND) {
+            owner::bind(walk);
+        }
+        if planned(walk, plan::FORESEE) {
+            owner::foresee(walk);
+        }
+        if planned(walk, plan::LET_GO) {
+            owner::let_go(walk);
+        }
+        if planned(walk, plan::TELL) {
+            finish(walk);
+        }
+    }
+}
+
+/// Begins the record, with Python's frames and task.
+#[inline(always)]
+unsafe fn tell(walk: *mut Walk, regs: *const c_void, nr: u64, call_time: u64) {
+    // SAFETY: `walk` is this processor's room, and prepared.
+    unsafe {
+        begin(walk, regs, nr, call_time);
+        if has_python(walk) {
+            (*walk).notes |= python::frames(walk);
+            (*walk).notes |= python::task(walk);
+        }
     }
 }
 
@@ -142,32 +175,37 @@ fn exit(regs: *const c_void, ret: i64) {
             library(walk, &task, regs, ret as u64);
             return;
         }
-        let mut notes = note::AT_EXIT;
-        let has_python = interpreter(walk, &task);
-        if has_python {
-            notes |= python::frames(walk);
-        }
-        begin(walk, regs, nr, start.time);
-        if has_python {
-            notes |= python::task(walk);
-        }
+        interpreter(walk, &task);
+        (*walk).notes = note::AT_EXIT;
+        registers(walk, regs);
+        tell(walk, regs, nr, start.time);
+        let class = filter::class(nr, false);
         if ret < 0 {
-            stack_words(walk);
-            owner::search(walk, syscalls::arg(regs, 0) as u32, mode::ANY);
-            notes |= note::SEARCHED;
+            (*walk).mode = mode::ANY;
+            (*walk).wanted_fd = syscalls::arg(regs, 0) as u32;
+            (*walk).notes |= note::SEARCHED;
+            (*walk).plan = plan::SEARCH;
         } else {
+            (*walk).mode = mode::BEGUN;
+            (*walk).wanted_fd = ret as u32;
+            (*walk).plan =
+                if matches!(class, class::PAIR_AT0 | class::PAIR_AT3) { plan::HIDE } else { plan::BEGUN | plan::HIDE };
             // Python's files ask about their number; streams, sockets and epolls may not.
-            let class = filter::class(nr, false);
-            if has_python == (class == class::RETURNS_FD) {
-                stack_words(walk);
-                owner::search(walk, ret as u32, mode::BEGUN);
+            if has_python(walk) == (class == class::RETURNS_FD) {
+                (*walk).plan |= plan::SEARCH;
             }
-            if !matches!(class, class::PAIR_AT0 | class::PAIR_AT3) {
-                owner::begun(walk, ret as u32);
-            }
+        }
+        if planned(walk, plan::SEARCH) {
+            stack_words(walk);
+            owner::search(walk);
+        }
+        if planned(walk, plan::BEGUN) {
+            owner::begun(walk);
+        }
+        if planned(walk, plan::HIDE) {
             (*walk).candidates = 0;
         }
-        finish(walk, &task, has_python, notes);
+        finish(walk);
     }
 }
 
@@ -181,24 +219,27 @@ fn prepare(task: &Task) -> Option<*mut Walk> {
         (*walk).execs = (*task.process).execs;
         (*walk).frames = 0;
         (*walk).candidates = 0;
+        (*walk).plan = 0;
+        (*walk).mode = mode::USE;
+        (*walk).notes = 0;
     }
     Some(walk)
 }
 
-/// Copies what is known of the process's interpreter. `false`: nothing.
+/// Copies what is known of the process's interpreter, if something is.
 #[inline(always)]
-unsafe fn interpreter(walk: *mut Walk, task: &Task) -> bool {
+unsafe fn interpreter(walk: *mut Walk, task: &Task) {
     // SAFETY: a live element of a hash map, and this processor's room.
     unsafe {
         (*walk).has_python = 0;
-        let Some(known) = PYTHON.get_ptr(&task.tgid) else { return false };
+        let Some(known) = PYTHON.get_ptr(&task.tgid) else { return };
         if (*known).execs != (*walk).execs {
-            return false;
+            return;
         }
         let to = (&raw mut (*walk).python).cast::<c_void>();
-        let has_python = bpf_probe_read_kernel(to, size_of::<PyProcess>() as u32, known.cast()) == 0;
-        (*walk).has_python = u32::from(has_python);
-        has_python
+        if bpf_probe_read_kernel(to, size_of::<PyProcess>() as u32, known.cast()) == 0 {
+            (*walk).has_python = 1;
+        }
     }
 }
 
@@ -225,28 +266,26 @@ unsafe fn stack_words(walk: *mut Walk) {
         let words = (&raw mut (*walk).words).cast::<u64>().add(SEARCH_REGISTERS).cast::<u8>();
         let sp = (*walk).sp;
         let step = STACK_STEP as u32;
-        let mut count = SEARCH_REGISTERS as u32;
-        if (*walk).has_python == 0 {
+        (*walk).word_count = SEARCH_REGISTERS as u32;
+        if !has_python(walk) {
             if copy(words, SEARCH_WORDS_NATIVE as u32 * 8, sp) {
-                count += SEARCH_WORDS_NATIVE as u32;
+                (*walk).word_count += SEARCH_WORDS_NATIVE as u32;
             }
         } else if copy(words, step, sp) {
-            count += step / 8;
+            (*walk).word_count += step / 8;
             if copy(words.add(STACK_STEP), step, sp.wrapping_add(u64::from(step))) {
-                count += step / 8;
+                (*walk).word_count += step / 8;
             }
         }
-        (*walk).word_count = count;
     }
 }
 
-/// Fills the head of the record, and the registers.
+/// Fills the head of the record, with the registers that were taken.
 #[inline(always)]
-unsafe fn begin(walk: *mut Walk, regs: *const c_void, nr: u64, call_time: u64) {
+unsafe fn begin(walk: *const Walk, regs: *const c_void, nr: u64, call_time: u64) {
     let Some(room) = STACK_ROOM.get_ptr_mut(0) else { return };
     // SAFETY: this processor's rooms; `regs` is typed by the tracepoint.
     unsafe {
-        registers(walk, regs);
         let stack = &raw mut (*room).stack;
         (*stack).call_time = call_time;
         (*stack).ip = member(regs, offset!(regs_ip));
@@ -267,43 +306,44 @@ unsafe fn begin(walk: *mut Walk, regs: *const c_void, nr: u64, call_time: u64) {
 
 /// Appends the copy of the stack and sends the record.
 #[inline(always)]
-unsafe fn finish(walk: *mut Walk, task: &Task, has_python: bool, notes: u32) {
+unsafe fn finish(walk: *mut Walk) {
     let Some(room) = STACK_ROOM.get_ptr_mut(0) else { return };
-    let mut notes = notes;
     // SAFETY: this processor's rooms; the bounds of every write are checked.
     unsafe {
         let stack = &raw mut (*room).stack;
         let frames = (*walk).frames & (2 * FRAMES_MAX as u32 - 1);
         let frames = if frames > FRAMES_MAX as u32 { FRAMES_MAX as u32 } else { frames };
         let tail = frames as usize * size_of::<PyFrame>();
-        let want = stack_bytes(has_python);
-        let mut len = 0usize;
-        if want > 0 && !emit::room_for_stack() {
-            notes |= note::STACK_OMITTED;
-        } else if want > 0 {
-            for step in 0..STACK_MAX / STACK_STEP {
-                if step * STACK_STEP >= want {
-                    break;
-                }
-                let to = (&raw mut (*room).tail).cast::<u8>().add(tail + step * STACK_STEP);
-                if !copy(to, STACK_STEP as u32, (*walk).sp.wrapping_add((step * STACK_STEP) as u64)) {
-                    notes |= note::STACK_CUT;
-                    break;
-                }
-                len = (step + 1) * STACK_STEP;
-            }
+        (*walk).stack_want = stack_bytes(has_python(walk)) as u32;
+        (*walk).stack_len = 0;
+        if (*walk).stack_want > 0 && !emit::room_for_stack() {
+            (*walk).notes |= note::STACK_OMITTED;
+            (*walk).stack_want = 0;
         }
-        if !has_python && len == 0 && (*walk).candidates == 0 {
+        for step in 0..STACK_MAX / STACK_STEP {
+            let at = (step * STACK_STEP) as u32;
+            if at >= (&raw const (*walk).stack_want).read_volatile() {
+                break;
+            }
+            let to = (&raw mut (*room).tail).cast::<u8>().add(tail + at as usize);
+            if !copy(to, STACK_STEP as u32, (*walk).sp.wrapping_add(u64::from(at))) {
+                (*walk).notes |= note::STACK_CUT;
+                break;
+            }
+            (&raw mut (*walk).stack_len).write_volatile(at + STACK_STEP as u32);
+        }
+        let len = (&raw const (*walk).stack_len).read_volatile();
+        if !has_python(walk) && len == 0 && (*walk).candidates == 0 {
             return;
         }
         (*stack).frames = frames;
         (*stack).candidates = (*walk).candidates;
-        (*stack).stack_len = len as u32;
-        (*stack).notes = notes;
+        (*stack).stack_len = len;
+        (*stack).notes = (*walk).notes;
         let files = Files::of_current();
-        let who = Subject { tgid: task.tgid, tid: task.tid, table: files.files };
+        let who = Subject { tgid: (*walk).tgid, tid: (*walk).tid, table: files.files };
         emit::fill_header(&raw mut (*stack).header, kind::STACK, 0, who);
-        let len = size_of::<Stack>() + tail + len;
+        let len = size_of::<Stack>() + tail + len as usize;
         let len = if len > size_of::<StackRoom>() { size_of::<StackRoom>() } else { len };
         emit::bytes(core::slice::from_raw_parts(room.cast::<u8>(), len), loss::RING_STACK);
     }

@@ -38,15 +38,15 @@ pub fn is_closing(front: u64) -> bool {
     is_stream(front) && front as u32 & LINKED == 0
 }
 
-/// The stream, if it matters to the search. One that is about to close the number counts as holding none, as the objects
-/// of other runtimes do at that moment.
+/// Fills [`Walk::seen`] with the stream, if it matters to the search. One that is about to close the number counts as
+/// holding none, as the objects of other runtimes do at that moment.
 #[inline(always)]
-pub unsafe fn look(walk: *const Walk, stream: u64, front: u64) -> Option<Seen> {
-    let numbers = user_word(stream.wrapping_add(FILENO))?;
+pub unsafe fn look(walk: *mut Walk, stream: u64, front: u64) -> bool {
+    let Some(numbers) = user_word(stream.wrapping_add(FILENO)) else { return false };
     let (fd, more) = (numbers as i32, (numbers >> 32) as u32);
     let linked = front as u32 & LINKED != 0;
     if more & NO_CLOSE != 0 {
-        return None;
+        return false;
     }
     // SAFETY: `walk` is this processor's.
     let (wanted, mode) = unsafe { ((*walk).wanted_fd, (*walk).mode) };
@@ -55,9 +55,9 @@ pub unsafe fn look(walk: *const Walk, stream: u64, front: u64) -> Option<Seen> {
         _ => fd as u32 == wanted && wanted > STANDARD,
     };
     if !matters {
-        return None;
+        return false;
     }
-    let table = user_word(stream.wrapping_add(VTABLE))?;
+    let Some(table) = user_word(stream.wrapping_add(VTABLE)) else { return false };
     let mut entries = [0u64; 4];
     // SAFETY: a local of that size.
     if !unsafe { copy((&raw mut entries).cast(), 32, table) }
@@ -66,8 +66,12 @@ pub unsafe fn look(walk: *const Walk, stream: u64, front: u64) -> Option<Seen> {
         || entries[2] == 0
         || entries[3] == 0
     {
-        return None;
+        return false;
     }
     let fd = if linked { fd } else { -1 };
-    Some(Seen { class: shared_class::STREAM, fd, behind: front as u32, owns: owns::STREAM })
+    // SAFETY: `walk` is this processor's.
+    unsafe {
+        (*walk).seen = Seen { class: shared_class::STREAM, fd, behind: front as u32, owns: owns::STREAM, reserved: 0 }
+    };
+    true
 }

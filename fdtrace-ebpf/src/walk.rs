@@ -1,12 +1,19 @@
 //! What a walk through user memory needs beside the record it builds, and how that memory is read.
 //!
 //! Loops are callbacks of `bpf_loop`, and what they work on is in a per-CPU map and not on the stack, so that the
-//! verifier sees each body once.
+//! verifier sees each body once. What was decided on the way is there too, and is read again where it is needed: the
+//! verifier does not follow values through a map, so what comes behind a branch is the same to it on either side, where it
+//! would walk on once for each side if the values were in registers.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use fdtrace_common::{python::PyProcess, witness::STACK_STEP};
+use fdtrace_common::{
+    python::PyProcess,
+    witness::{Holder, STACK_STEP},
+};
+
+use crate::owner::Seen;
 
 /// Words of the stack that are searched for owners.
 pub const SEARCH_WORDS: usize = 128;
@@ -54,7 +61,7 @@ pub struct Walk {
     pub candidates: u32,
     pub sp: u64,
     pub process: u64,
-    /// The number that is searched for, and why: one of [`mode`].
+    /// The number that the call is about, and why it is searched for: one of [`mode`].
     pub wanted_fd: u32,
     pub mode: u32,
     pub word_count: u32,
@@ -64,7 +71,57 @@ pub struct Walk {
     pub pointers: [u64; POINTERS],
     pub places: [u32; POINTERS],
     pub pointer_count: u32,
-    pub reserved: u32,
+    /// What is to be done: bits of [`plan`].
+    pub plan: u32,
+    /// The notes to make in the stack record.
+    pub notes: u32,
+    /// Bytes of the stack that are wanted, and that were copied.
+    pub stack_want: u32,
+    pub stack_len: u32,
+    /// Objects in `known.maybe`, while it is filled.
+    pub maybe_count: u32,
+    /// What is known of the number.
+    pub known: Holder,
+    /// What was recognised last.
+    pub seen: Seen,
+}
+
+/// What a call is to be answered with.
+pub mod plan {
+    /// A record, with Python's frames where there are some.
+    pub const TELL: u32 = 1;
+    /// Search for owners of the number.
+    pub const SEARCH: u32 = 2;
+    /// Tell of those that hold it.
+    pub const BIND: u32 = 4;
+    /// Remember who may come to hold it.
+    pub const FORESEE: u32 = 8;
+    /// Forget what those held that hold nothing.
+    pub const LET_GO: u32 = 16;
+    /// Remember that the number was given out.
+    pub const BEGUN: u32 = 32;
+    /// What was found is not told.
+    pub const HIDE: u32 = 64;
+}
+
+/// Is this part of the plan?
+///
+/// # Safety
+/// `walk` is this processor's.
+#[inline(always)]
+pub unsafe fn planned(walk: *const Walk, bits: u32) -> bool {
+    // SAFETY: by the caller's promise. Volatile, or the compiler would follow the value where the verifier should not.
+    unsafe { (&raw const (*walk).plan).read_volatile() & bits != 0 }
+}
+
+/// Is the interpreter known? As above.
+///
+/// # Safety
+/// `walk` is this processor's.
+#[inline(always)]
+pub unsafe fn has_python(walk: *const Walk) -> bool {
+    // SAFETY: by the caller's promise.
+    unsafe { (&raw const (*walk).has_python).read_volatile() != 0 }
 }
 
 /// Why objects are searched for.
