@@ -119,8 +119,13 @@ impl World {
                 }
             }
         }
-        if let Some(seen) = by.seen.as_deref() {
-            self.owners.let_go(event.tgid, seen);
+        match by.seen.as_deref() {
+            Some(seen) if seen.candidates.is_some() => self.owners.let_go(event.tgid, seen),
+            _ if call.sys.class == class::CLOSE => {
+                let fd = call.sys.fd_args(&call.args).next();
+                fd.into_iter().for_each(|fd| self.owners.may_have_let_go(event.tgid, SlotId { table, fd }));
+            }
+            _ => {}
         }
         match call.ret {
             EBADF => self.bad_fd(table, call, by, changes),

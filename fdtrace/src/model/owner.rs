@@ -165,6 +165,12 @@ impl Owners {
         }
     }
 
+    /// Nobody looked at who closed this number. It may have been an object that was left behind: it would be gone, and its
+    /// address another's.
+    pub(super) fn may_have_let_go(&mut self, tgid: u32, slot: SlotId) {
+        self.retain(slot, |(process, _), bond| process != tgid || !bond.orphaned);
+    }
+
     /// All others of a generation have let go without a call.
     pub(super) fn only(&mut self, tgid: u32, slot: SlotId, number: u32, keep: [Option<u64>; 2]) {
         self.retain(slot, |(process, object), bond| {
@@ -186,5 +192,47 @@ impl Owners {
         let objects: Vec<ObjectId> =
             self.bonds.range((tgid, 0)..=(tgid, u64::MAX)).map(|(object, _)| *object).collect();
         objects.into_iter().for_each(|object| self.break_bond(object));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::table::TableId;
+
+    const TGID: u32 = 7;
+    const SLOT: SlotId = SlotId { table: TableId(1), fd: 3 };
+
+    fn class() -> Rc<OwnerClass> {
+        Rc::new(OwnerClass { address: 0x100, name: b"_io.FileIO"[..].into() })
+    }
+
+    /// What is seen of a call while the object at 0x1000 holds `fd`.
+    fn seen(fd: i32) -> Sighting {
+        let candidate = Candidate { object: 0x1000, class: class(), fd, in_register: true };
+        Sighting { python: Vec::new(), cut: false, task: None, candidates: Some(vec![candidate]), native: None }
+    }
+
+    /// Generation 1 was closed while its owner held the number, and generation 2 is there.
+    fn left_behind() -> Owners {
+        let mut owners = Owners::default();
+        assert!(owners.bind(TGID, 0x1000, &class(), SLOT, 1, 0).is_some());
+        owners.ended(SLOT, 1, Some(&seen(3)));
+        owners
+    }
+
+    #[test]
+    fn one_that_was_left_behind_is_who_closes_late() {
+        let part = left_behind().closing(TGID, SLOT, Some(2), &seen(-1));
+        assert_eq!(part.by.map(|(owner, bound)| (owner.object, bound)), Some((0x1000, 1)));
+    }
+
+    #[test]
+    fn after_a_close_that_nobody_looked_at_its_address_proves_nothing() {
+        let mut owners = left_behind();
+        owners.may_have_let_go(TGID + 1, SLOT);
+        assert!(owners.closing(TGID, SLOT, Some(2), &seen(-1)).by.is_some(), "that was another process");
+        owners.may_have_let_go(TGID, SLOT);
+        assert!(owners.closing(TGID, SLOT, Some(3), &seen(-1)).by.is_none());
     }
 }
