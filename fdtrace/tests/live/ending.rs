@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -119,13 +120,17 @@ fn whatever_kills_it_nothing_of_it_stays() {
     let target = Target::start();
     for signal in [libc::SIGKILL, libc::SIGSEGV, libc::SIGTERM, libc::SIGINT] {
         let pid = target.child.id();
-        let mut fdtrace = Command::new(FDTRACE)
-            .args(["-p", &pid.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("fdtrace starts");
+        let mut fdtrace = Command::new(FDTRACE);
+        fdtrace.args(["-p", &pid.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Whoever starts the tests in the background has them ignore interrupts, and fdtrace would until it listens.
+        let heed = || {
+            // SAFETY: no memory is involved.
+            unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+            Ok(())
+        };
+        // SAFETY: what runs between fork and exec is one system call.
+        unsafe { fdtrace.pre_exec(heed) };
+        let mut fdtrace = fdtrace.spawn().expect("fdtrace starts");
         // From the beginning to the end of the attachment the target is never stopped.
         let deadline = Instant::now() + PATIENCE;
         let mut hooks = BTreeSet::new();
