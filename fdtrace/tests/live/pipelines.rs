@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use serde_json::Value;
 
-use super::harness::{FDTRACE, Report, Scratch, trace};
+use super::harness::{FDTRACE, Report, Scratch, pythons, trace};
 
 /// Three mistakes in two functions; the program itself ends well.
 const BAD: &str = "\
@@ -33,7 +33,8 @@ const GOOD: &str = "open('/dev/zero', 'rb', 0).close()\n";
 
 fn run(scratch: &Scratch, options: &[&str], source: &str) -> Report {
     let script = scratch.write("program.py", source);
-    trace(options, &["python3".as_ref(), script.as_os_str()])
+    // The interpreter itself: one behind a script is not known at once.
+    trace(options, &[pythons()[0].as_os_str(), script.as_os_str()])
 }
 
 fn with_suppressions(text: &str) -> Report {
