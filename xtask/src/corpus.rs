@@ -64,7 +64,7 @@ pub fn find() -> Option<PathBuf> {
 pub fn corpus(options: &Options) -> Result<ExitCode> {
     let Some(dir) = find() else { bail!("the corpus is not here: set {VARIABLE} to its directory") };
     let fdtrace = match &options.fdtrace {
-        Some(path) => path.clone(),
+        Some(path) => std::path::absolute(path)?,
         None => build::build(&build::Options { release: true })?,
     };
     let run = Run { dir, fdtrace, repeat: options.repeat, limit: options.limit.map(Duration::from_secs) };
