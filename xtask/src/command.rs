@@ -71,6 +71,31 @@ pub fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
     }
 }
 
+/// Ends what a process has started, and what that has, but not itself.
+pub fn end_descendants(of: u32) -> Result<()> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc").context("cannot list processes")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // The name, in brackets, may have spaces and brackets of its own.
+        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
+        parents.extend(parent.map(|parent| (pid, parent)));
+    }
+    let mut found = vec![of];
+    let mut next = 0;
+    while let Some(&parent) = found.get(next) {
+        found.extend(parents.iter().filter(|(_, its)| *its == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    let pids: Vec<String> = found.iter().skip(1).map(u32::to_string).collect();
+    if pids.is_empty() {
+        bail!("process {of} has started nothing that could be ended");
+    }
+    // Some may have ended meanwhile, and some with others.
+    as_root("kill")?.arg("-KILL").args(pids).stderr(Stdio::null()).status().context("cannot run kill")?;
+    Ok(())
+}
+
 /// What it prints. Not shown: questions are not chores.
 pub fn output(command: &mut Command) -> Result<String> {
     let output =
@@ -161,5 +186,17 @@ mod tests {
     fn a_late_child_is_ended_and_named() {
         let err = run_within(Command::new("sleep").arg("60"), Duration::ZERO).expect_err("it is late");
         assert_eq!(err.to_string(), "`sleep 60` was still running after 0 s");
+    }
+
+    #[test]
+    fn what_a_child_has_started_is_ended_and_not_the_child() {
+        let mut shell =
+            Command::new("sh").args(["-c", "echo; sleep 60; exit 7"]).stdout(Stdio::piped()).spawn().expect("sh");
+        let mut first = [0];
+        std::io::Read::read_exact(shell.stdout.as_mut().expect("its output"), &mut first).expect("it begins");
+        while end_descendants(shell.id()).is_err() {
+            thread::sleep(POLL);
+        }
+        assert_eq!(shell.wait().expect("our child").code(), Some(7));
     }
 }

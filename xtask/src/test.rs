@@ -5,9 +5,11 @@
 
 use std::{
     env,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{Read as _, Write as _},
     process::{Command, ExitCode, Stdio},
-    time::Instant,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -123,18 +125,49 @@ fn host() -> Result<String> {
     Ok(host.to_uppercase().replace('-', "_"))
 }
 
-/// Runs `cargo test`, passes on what it prints, and adds up its results.
+/// The longest that one test may take. A test that hangs must not keep the others, or a build server, for ever.
+const PATIENCE: Duration = Duration::from_secs(8 * 60);
+
+/// Runs `cargo test`, passes on what it prints as it comes, and adds up its results. Test programs that say nothing
+/// for too long are ended, which cargo counts as their failure before it goes on to the next.
 fn run_tests(cargo: &mut Command) -> Result<Tally> {
     command::announce(cargo);
     let mut child =
         cargo.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start `{}`", command::shown(cargo)))?;
+    let mut stdout = child.stdout.take().context("cargo has no output")?;
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = stdout.read(&mut buffer) {
+            if sender.send(buffer[..length].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
     let mut tally = Tally::default();
-    let stdout = child.stdout.take().context("cargo has no output")?;
-    for line in BufReader::new(stdout).split(b'\n') {
-        let line = line.context("cannot read what the tests print")?;
-        let line = String::from_utf8_lossy(&line);
-        writeln!(std::io::stdout(), "{line}")?;
-        tally.add(Tally::of(&line));
+    // The line that is being printed: the name of a running test stands there without its result.
+    let mut line = Vec::new();
+    loop {
+        match receiver.recv_timeout(PATIENCE) {
+            Ok(bytes) => {
+                std::io::stdout().write_all(&bytes)?;
+                std::io::stdout().flush()?;
+                for byte in bytes {
+                    if byte == b'\n' {
+                        tally.add(Tally::of(&String::from_utf8_lossy(&line)));
+                        line.clear();
+                    } else {
+                        line.push(byte);
+                    }
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let last = String::from_utf8_lossy(&line);
+                eprintln!("\nnothing for {} s, at `{last}`: its program is ended", PATIENCE.as_secs());
+                command::end_descendants(child.id())?;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
     }
     let status = child.wait()?;
     if tally.failed == 0 {
