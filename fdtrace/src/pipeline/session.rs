@@ -216,7 +216,7 @@ impl Session {
                 News::ProcessBegan { pid, since } => {
                     if self.live.has_stacks() {
                         self.pythons.began(pid);
-                        self.sources.began(pid, wall(since));
+                        self.sources.began(pid, wall(since) + INTERPRETER_START);
                     }
                     Ok(())
                 }
@@ -247,7 +247,11 @@ impl Session {
     }
 }
 
+/// A script that is written this soon after its process began was not read before: no interpreter is up by then.
+/// Without it, whoever writes a script and runs it at once would be at the mercy of how well two clocks agree.
+const INTERPRETER_START: i128 = 5_000_000;
+
 /// A moment of `CLOCK_BOOTTIME` on the wall clock, nanoseconds.
 fn wall(boot: u64) -> i128 {
-    i128::from(clock::wall_ns()) - i128::from(clock::boot_ns()) + i128::from(boot)
+    clock::wall_minus_boot() + i128::from(boot)
 }

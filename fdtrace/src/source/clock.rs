@@ -10,6 +10,16 @@ pub fn wall_ns() -> u64 {
     read(libc::CLOCK_REALTIME)
 }
 
+/// What to add to `CLOCK_BOOTTIME` for the wall clock, nanoseconds: from readings of both that nothing came between.
+pub fn wall_minus_boot() -> i128 {
+    let reading = || {
+        let before = boot_ns();
+        let wall = wall_ns();
+        (boot_ns() - before, i128::from(wall) - i128::from(before))
+    };
+    std::iter::repeat_with(reading).take(8).min().map_or(0, |(_, difference)| difference)
+}
+
 fn read(clock: libc::clockid_t) -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a valid pointer to a plain structure; these clocks always exist.
