@@ -88,7 +88,7 @@ fn ebpf(kit: &Kit, subcommand: &str, arguments: &[&str]) -> Result<Tally> {
 }
 
 /// Tests that are left out here, and why.
-const NOT_HERE: [&str; 5] = [
+const NOT_HERE: [&str; 4] = [
     // Reads every line table of every interpreter, for minutes.
     "standard_libraries",
     // Measures.
@@ -97,8 +97,6 @@ const NOT_HERE: [&str; 5] = [
     "killed_at_any_moment",
     // Shows what is open: after a loss, an epoll entry that the kernel dropped meanwhile can stay in the model.
     "healing",
-    // Shows what is open: a copied interpreter is not always known before its program has ended.
-    "the_blog_is_explained_without_its_interpreter",
 ];
 
 /// The tests that load the object into the running kernel. They are marked `#[ignore]`, need root, and go one by one

@@ -4,11 +4,13 @@
 //! Works on any file a process has mapped, so every size and offset in it is taken for hostile: reads are bounded,
 //! parts that make no sense count as absent. Only 64-bit files of this machine's byte order are looked at.
 
+mod needed;
 mod symbols;
 
 use std::fs::File;
 use std::ops::Range;
 
+pub use needed::needed;
 use object::Endianness;
 use object::elf;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};

@@ -21,7 +21,7 @@ use super::{
 /// `#!` lines that are followed: the kernel follows five.
 const SCRIPTS_MAX: usize = 5;
 /// Files looked at in all.
-const FILES_MAX: usize = 48;
+const FILES_MAX: usize = 96;
 
 /// The interpreters that a command may lead to: its own file, those its `#!` lines name, and those of its search path.
 pub fn of_command(program: &OsStr, args: &[OsString], search: &OsStr) -> Vec<(ImageKey, PyImage)> {
@@ -39,9 +39,8 @@ pub fn of_command(program: &OsStr, args: &[OsString], search: &OsStr) -> Vec<(Im
         files.push(file);
     }
     for directory in std::env::split_paths(search) {
-        let Ok(entries) = std::fs::read_dir(directory) else { continue };
-        let pythons = entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(b"python3"));
-        files.extend(pythons.map(|entry| entry.path()));
+        files.extend(pythons_in(&directory));
+        files.extend(behind_shims(&directory));
     }
     let mut seen = Vec::new();
     for file in files.iter().filter_map(|file| std::fs::canonicalize(file).ok()) {
@@ -88,25 +87,39 @@ fn regular(path: &Path) -> Option<File> {
     File::open(path).ok()
 }
 
-/// Shared interpreters that stand where a program's libraries do.
+/// The interpreters of one directory.
+fn pythons_in(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().as_bytes().starts_with(b"python3")).map(|entry| entry.path()).collect()
+}
+
+/// The interpreters that version managers keep beside a directory of small programs that choose among them: pyenv's in
+/// `versions/NAME/bin`, those of asdf and mise in `installs/python/NAME/bin`.
+fn behind_shims(directory: &Path) -> Vec<PathBuf> {
+    let Some(root) = directory.parent().filter(|_| directory.ends_with("shims")) else { return Vec::new() };
+    let installed = ["versions", "installs/python"].map(|name| std::fs::read_dir(root.join(name)));
+    let versions = installed.into_iter().flatten().flatten().flatten();
+    versions.flat_map(|version| pythons_in(&version.path().join("bin"))).collect()
+}
+
+/// Shared interpreters that a program asks for, and that the dynamic linker would find.
 fn libraries(program: &Path, seen: &mut Vec<PathBuf>) {
-    let Some(name) = program.file_name().map(OsStrExt::as_bytes) else { return };
-    if !name.starts_with(b"python") {
-        return;
-    }
-    let beside = program.parent().and_then(Path::parent).map(|prefix| prefix.join("lib"));
+    let needed = regular(program).map(elf::needed).unwrap_or_default();
+    let origin = program.parent().unwrap_or(Path::new("/"));
+    let own = needed.directories.iter().map(|directory| {
+        let rest = [&b"$ORIGIN"[..], b"${ORIGIN}"].iter().find_map(|name| directory.strip_prefix(*name));
+        match rest {
+            Some(rest) => origin.join(OsStr::from_bytes(rest.strip_prefix(b"/").unwrap_or(rest))),
+            None => PathBuf::from(OsStr::from_bytes(directory)),
+        }
+    });
     let system =
         ["/usr/local/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib"];
-    for directory in beside.into_iter().chain(system.map(PathBuf::from)) {
-        let Ok(entries) = std::fs::read_dir(directory) else { continue };
-        for entry in entries.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(b"libpython3")) {
-            if let Ok(file) = std::fs::canonicalize(entry.path())
-                && !seen.contains(&file)
-                && seen.len() < FILES_MAX
-            {
-                seen.push(file);
-            }
-        }
+    let directories: Vec<PathBuf> = own.chain(system.map(PathBuf::from)).collect();
+    for name in needed.libraries.iter().filter(|name| name.starts_with(b"libpython3")) {
+        let name = OsStr::from_bytes(name);
+        let found = directories.iter().find_map(|directory| std::fs::canonicalize(directory.join(name)).ok());
+        seen.extend(found.filter(|file| !seen.contains(file) && seen.len() < FILES_MAX));
     }
 }
 
