@@ -281,7 +281,8 @@ unsafe fn define(walk: *mut Walk, key: &CodeKey, first_line: u32) -> u32 {
         (*code).name_len = 0;
         (*code).name_width = 1;
         (*code).table_len = 0;
-        (*code).table_total = 0;
+        // Until it is known: a table that could not be read is not one that is empty.
+        (*code).table_total = 0xffff_ffff;
         let named = user_word(key.code.wrapping_add(u64::from((*o).code_filename))).and_then(|file| text(walk, file));
         let Some(file) = named else { return MARK_NONE };
         let bytes = file.length.wrapping_mul(u64::from(file.width));
@@ -312,15 +313,15 @@ unsafe fn define(walk: *mut Walk, key: &CodeKey, first_line: u32) -> u32 {
             mark = marked(walk, (&raw const (*code).name).cast(), len, file.data, file.length);
         }
         let mut table_len = 0u32;
-        if let Some(table) = user_word(key.code.wrapping_add(u64::from((*o).code_linetable))) {
-            let total = user_word(table.wrapping_add(u64::from((*o).bytes_size))).unwrap_or(0);
+        let table = user_word(key.code.wrapping_add(u64::from((*o).code_linetable)));
+        let total = table.and_then(|table| user_word(table.wrapping_add(u64::from((*o).bytes_size))));
+        if let (Some(table), Some(total)) = (table, total) {
             (*code).table_total = if total > 0xffff_ffff { 0xffff_ffff } else { total as u32 };
-            if total <= TABLE_MAX as u64 {
-                let size = total as u32 & TABLE_MAX as u32;
-                let from = table.wrapping_add(u64::from((*o).bytes_data));
-                if copy((&raw mut (*room).table).cast(), size, from) {
-                    table_len = size;
-                }
+            let size = if total > TABLE_MAX as u64 { TABLE_MAX as u32 } else { total as u32 };
+            let size = core::hint::black_box(size) & TABLE_MAX as u32;
+            let from = table.wrapping_add(u64::from((*o).bytes_data));
+            if copy((&raw mut (*room).table).cast(), size, from) {
+                table_len = size;
             }
         }
         (*code).table_len = table_len;

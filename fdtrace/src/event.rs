@@ -180,8 +180,8 @@ pub struct CodeSeen {
     pub file: Rc<[u8]>,
     pub name: Rc<[u8]>,
     pub table: Rc<[u8]>,
-    /// Something was too long, or could not be read.
-    pub cut: bool,
+    /// The end of the table is missing, or all of it: it was too long, or could not be read.
+    pub table_cut: bool,
 }
 
 /// One entry of an epoll instance, as listed.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use fdtrace_common::{
-    wire::{self, Header, flag},
+    wire::{self, Header},
     witness::{Bind, CANDIDATES_MAX, Code, FRAMES_MAX, PyFrame, Stack, TypeDef, kind, note},
 };
 
@@ -17,7 +17,7 @@ use super::{DecodeError, event};
 pub(super) fn decode(pos: u64, header: &Header, bytes: &[u8], short: DecodeError) -> Result<Event, DecodeError> {
     let what = match header.kind {
         kind::STACK => What::Stack(Box::new(stack(bytes).ok_or(short)?)),
-        kind::CODE => What::Code(code(header, bytes).ok_or(short)?),
+        kind::CODE => What::Code(code(bytes).ok_or(short)?),
         kind::TYPE => {
             let (record, _) = wire::read::<TypeDef>(bytes).ok_or(short)?;
             What::OwnerType { class: record.class, name: front(&record.name, record.name_len).into() }
@@ -61,7 +61,7 @@ fn task(record: &Stack) -> Option<Rc<[u8]>> {
     (!name.is_empty()).then_some(name)
 }
 
-fn code(header: &Header, bytes: &[u8]) -> Option<CodeSeen> {
+fn code(bytes: &[u8]) -> Option<CodeSeen> {
     let (record, tail) = wire::read::<Code>(bytes)?;
     let table = tail.get(..usize::try_from(record.table_len).ok()?)?;
     Some(CodeSeen {
@@ -74,7 +74,7 @@ fn code(header: &Header, bytes: &[u8]) -> Option<CodeSeen> {
         file: text(&record.file, record.file_len, record.file_width),
         name: text(&record.name, record.name_len, record.name_width),
         table: table.into(),
-        cut: header.flags & flag::TRUNCATED != 0 || record.table_len < record.table_total,
+        table_cut: record.table_len < record.table_total,
     })
 }
 

@@ -60,11 +60,7 @@ impl Frame {
     pub fn line(&self) -> Option<u32> {
         let code = &self.code;
         match u32::try_from(self.offset) {
-            Ok(offset) if !code.table.is_empty() => {
-                LineFormat::of(code.python).line(&code.table, code.first_line, offset)
-            }
-            // Without a table no line is better than the wrong one.
-            Ok(_) => None,
+            Ok(offset) => LineFormat::of(code.python).line(&code.table, !code.table_cut, code.first_line, offset),
             Err(_) => Some(code.first_line),
         }
     }

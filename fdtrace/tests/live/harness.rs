@@ -175,3 +175,11 @@ pub fn pythons() -> Vec<PathBuf> {
     assert!(!found.is_empty(), "there is no Python 3 here");
     found
 }
+
+/// 3.8 and later: their frames and owners are known.
+pub fn known_pythons() -> impl Iterator<Item = PathBuf> {
+    pythons().into_iter().filter(|python| {
+        let check = ["-c", "import sys; sys.exit(sys.version_info < (3, 8))"];
+        Command::new(python).args(check).status().is_ok_and(|status| status.success())
+    })
+}

@@ -13,5 +13,6 @@ mod pipelines;
 mod property;
 mod recording;
 mod selftest;
+mod stacks;
 mod streams;
 mod who;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path, process::Command};
 
 use serde_json::Value;
 
-use super::harness::{Scratch, pythons, record, trace};
+use super::harness::{Scratch, known_pythons, record, trace};
 
 const BLOG: &str = "\
 import os
@@ -15,14 +15,6 @@ os.close(f.fileno())
 f = open('/dev/zero')
 f.read(1)
 ";
-
-/// 3.8 and later: their frames and owners are known.
-fn known_pythons() -> impl Iterator<Item = std::path::PathBuf> {
-    pythons().into_iter().filter(|python| {
-        let check = ["-c", "import sys; sys.exit(sys.version_info < (3, 8))"];
-        Command::new(python).args(check).status().is_ok_and(|status| status.success())
-    })
-}
 
 fn line(act: &Value) -> Option<u64> {
     act["python"].as_array()?.first()?["line"].as_u64()

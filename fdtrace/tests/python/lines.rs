@@ -30,7 +30,7 @@ fn check(text: &str, version: u32) -> usize {
         for offset in (*start..*end).step_by(2) {
             let expected = (*line != "-").then(|| line.parse().expect("a line number"));
             assert_eq!(
-                format.line(&table, first_line, offset),
+                format.line(&table, true, first_line, offset),
                 expected,
                 "version {version:#x}, offset {offset}: {text}"
             );

@@ -21,8 +21,8 @@ pub struct CodeDef {
     /// `co_qualname`, before 3.11 `co_name`.
     pub name: String,
     pub first_line: u32,
-    /// `co_linetable` or `co_lnotab`; empty if it could not be had, then every position is on the first line.
-    pub table: Vec<u8>,
+    /// `co_linetable` or `co_lnotab`; `None` if it could not be had.
+    pub table: Option<Vec<u8>>,
     pub format: LineFormat,
     /// As the walk computes it.
     pub checksum: u32,
@@ -33,8 +33,8 @@ impl CodeDef {
     /// The line at a position in bytes as [`super::walk::Frame::offset`] has it. None: an instruction without a line.
     pub fn line(&self, offset: i32) -> Option<u32> {
         match u32::try_from(offset) {
-            Ok(offset) if !self.table.is_empty() => self.format.line(&self.table, self.first_line, offset),
-            _ => Some(self.first_line),
+            Ok(offset) => self.format.line(self.table.as_deref()?, true, self.first_line, offset),
+            Err(_) => Some(self.first_line),
         }
     }
 }
@@ -59,10 +59,7 @@ pub fn read(mem: &impl ReadMem, py: &PyProcess, at: u64) -> Option<CodeDef> {
         file: PathBuf::from(OsString::from_vec(text(o.code_filename)?)),
         name: String::from_utf8_lossy(&text(o.code_qualname)?).into_owned(),
         first_line,
-        table: mem
-            .read_ptr(field(o.code_linetable))
-            .and_then(|table| objects::bytes(mem, o, table, TABLE_MAX))
-            .unwrap_or_default(),
+        table: mem.read_ptr(field(o.code_linetable)).and_then(|table| objects::bytes(mem, o, table, TABLE_MAX)),
         format: LineFormat::of(o.version),
         checksum: checksum(
             mem.read_u32(field(o.code_argcount))?,

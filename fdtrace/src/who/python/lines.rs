@@ -25,9 +25,10 @@ impl LineFormat {
     }
 
     /// The line of the instruction at `offset` (in bytes) of code that begins on `first_line`. None: it has no line.
-    pub fn line(self, table: &[u8], first_line: u32, offset: u32) -> Option<u32> {
+    /// `whole`: the table has its end; behind a part of it no line is better than the wrong one.
+    pub fn line(self, table: &[u8], whole: bool, first_line: u32, offset: u32) -> Option<u32> {
         let line = match self {
-            Self::Lnotab => Some(lnotab(table, offset)),
+            Self::Lnotab => lnotab(table, whole, offset),
             Self::Ranges => ranges(table, offset),
             Self::Locations => locations(table, offset),
         };
@@ -36,17 +37,17 @@ impl LineFormat {
 }
 
 /// Pairs of unsigned steps in bytes and signed steps in lines. Returns the distance from the first line.
-fn lnotab(table: &[u8], offset: u32) -> i64 {
+fn lnotab(table: &[u8], whole: bool, offset: u32) -> Option<i64> {
     let mut address = 0_u64;
     let mut line = 0_i64;
     for &[step, delta] in table.as_chunks::<2>().0 {
         address += u64::from(step);
         if address > u64::from(offset) {
-            break;
+            return Some(line);
         }
         line += i64::from(delta as i8);
     }
-    line
+    whole.then_some(line)
 }
 
 /// Pairs of the length of a range in bytes and its distance in lines from the range before; -128: it has no line.
@@ -123,15 +124,25 @@ mod tests {
         // Lines 1, 2 (from 6), 302 (from 6 + 50, in steps), 300 (from 70).
         let table = [6, 1, 50, 127, 0, 127, 0, 46, 14, 0xfe];
         for (offset, line) in [(0, 1), (5, 1), (6, 2), (55, 2), (56, 302), (69, 302), (70, 300), (9999, 300)] {
-            assert_eq!(LineFormat::Lnotab.line(&table, 1, offset), Some(line), "{offset}");
+            assert_eq!(LineFormat::Lnotab.line(&table, true, 1, offset), Some(line), "{offset}");
         }
+    }
+
+    #[test]
+    fn a_table_without_its_end_says_nothing_of_what_comes_there() {
+        let line = |whole, offset| LineFormat::Lnotab.line(&[6, 1, 50, 127], whole, 1, offset);
+        assert_eq!((line(false, 55), line(false, 56), line(true, 56)), (Some(2), None, Some(129)));
+        assert_eq!(
+            (LineFormat::Lnotab.line(&[], true, 7, 2), LineFormat::Lnotab.line(&[], false, 7, 2)),
+            (Some(7), None)
+        );
     }
 
     #[test]
     fn ranges_may_have_no_line() {
         let table = [4, 0, 2, 0x80, 4, 2];
         for (offset, line) in [(0, Some(7)), (3, Some(7)), (4, None), (6, Some(9)), (9, Some(9)), (10, None)] {
-            assert_eq!(LineFormat::Ranges.line(&table, 7, offset), line, "{offset}");
+            assert_eq!(LineFormat::Ranges.line(&table, true, 7, offset), line, "{offset}");
         }
     }
 
@@ -155,7 +166,7 @@ mod tests {
         ];
         let lines = [None, Some(75), Some(75), Some(72), Some(73), Some(73), None];
         for (unit, line) in lines.into_iter().enumerate() {
-            assert_eq!(LineFormat::Locations.line(&table, 10, 2 * unit as u32), line, "{unit}");
+            assert_eq!(LineFormat::Locations.line(&table, true, 10, 2 * unit as u32), line, "{unit}");
         }
     }
 
@@ -171,8 +182,8 @@ mod tests {
                 .collect();
             for format in [LineFormat::Lnotab, LineFormat::Ranges, LineFormat::Locations] {
                 for offset in [0, 1, 2, 40, u32::MAX] {
-                    let _ = format.line(&table, 1, offset);
-                    let _ = format.line(&table, u32::MAX, offset);
+                    let _ = format.line(&table, true, 1, offset);
+                    let _ = format.line(&table, false, u32::MAX, offset);
                 }
             }
         }
