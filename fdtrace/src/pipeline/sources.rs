@@ -27,9 +27,11 @@ const LINE_MAX: usize = 400;
 /// Processes that are gone and still remembered.
 const PLACES_MAX: usize = 4096;
 
+#[derive(Clone)]
 struct Place {
-    root: OwnedFd,
-    directory: OwnedFd,
+    root: Rc<OwnedFd>,
+    /// `None`: it may have gone elsewhere, so relative names lead nowhere.
+    directory: Option<Rc<OwnedFd>>,
     user: u32,
     /// Wall clock, nanoseconds.
     since: i128,
@@ -46,12 +48,15 @@ pub(super) struct Sources {
 
 impl Sources {
     /// A process is new or has a new program. `since`: files changed later are not its own, wall clock nanoseconds.
+    ///
+    /// One that has gone already is taken to have stayed where it was when it was last looked at.
     pub(super) fn began(&mut self, tgid: u32, since: i128) {
         self.files.retain(|(owner, _), _| *owner != tgid);
         if self.places.len() >= PLACES_MAX {
             self.places.clear();
         }
-        match Place::open(tgid, since) {
+        let before = || Some(Place { since, ..self.places.get(&tgid)?.clone() });
+        match Place::open(tgid, since).or_else(before) {
             Some(place) => self.places.insert(tgid, place),
             None => self.places.remove(&tgid),
         };
@@ -59,9 +64,12 @@ impl Sources {
 
     /// A child that runs its parent's program.
     pub(super) fn forked(&mut self, parent: u32, child: u32) {
-        if let Some(since) = self.places.get(&parent).map(|place| place.since) {
-            self.began(child, since);
-        }
+        let Some(place) = self.places.get(&parent) else { return };
+        let since = place.since;
+        // What it will be taken for if it ends too soon; by then it may have gone to another directory.
+        let heir = Place { directory: None, ..place.clone() };
+        self.places.insert(child, heir);
+        self.began(child, since);
     }
 
     /// Fills in what can be told.
@@ -96,7 +104,7 @@ impl Place {
             rustix::fs::open(path, flags, Mode::empty()).ok()
         };
         let user = std::fs::metadata(format!("/proc/{tgid}")).ok()?.uid();
-        Some(Self { root: open("root")?, directory: open("cwd")?, user, since })
+        Some(Self { root: Rc::new(open("root")?), directory: Some(Rc::new(open("cwd")?)), user, since })
     }
 
     fn read(&self, name: &[u8]) -> Lines {
@@ -107,7 +115,7 @@ impl Place {
         }
         let (from, path) = match path.strip_prefix("/") {
             Ok(path) => (self.root.as_fd(), path),
-            Err(_) => (self.directory.as_fd(), path),
+            Err(_) => (self.directory.as_ref()?.as_fd(), path),
         };
         // A pipe or device of that name must not hold us up.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
