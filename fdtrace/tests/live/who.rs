@@ -1,10 +1,12 @@
 //! Who did it: lines, objects, native frames; and what must never be told.
 
-use std::{collections::BTreeMap, path::Path, process::Command};
+use std::{collections::BTreeMap, io::Read as _, path::Path, process::Command};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use fdtrace::source::recording::{reader::Reader, unpack::unpack};
 use serde_json::Value;
 
-use super::harness::{Scratch, known_pythons, record, trace};
+use super::harness::{FDTRACE, Scratch, known_pythons, plain, record, trace};
 
 const BLOG: &str = "\
 import os
@@ -131,9 +133,59 @@ fn native_frames_are_named_and_the_stack_itself_stays() {
         let at = frames.iter().position(|name| *name == function);
         assert!(at.is_some_and(|at| frames.get(at + 1) == Some(&"main")), "{part}: {frames:?}");
     }
+    let mut outputs = vec![
+        ("the report".to_owned(), report.stdout.clone().into_bytes()),
+        ("its remarks".to_owned(), report.stderr.clone().into_bytes()),
+    ];
+    outputs.extend(report.lines.iter().map(|line| ("JSON".to_owned(), line.to_string().into_bytes())));
+    outputs.extend(blocks(&recording));
+    for form in ["jsonl", "csv", "csv-findings", "perfetto", "html", "sqlite"] {
+        let file = scratch.path(form);
+        let arguments = ["export", recording.to_str().expect("a plain path"), "--to", form, "-o"];
+        let status = Command::new(FDTRACE).args(arguments).arg(&file).status().expect("fdtrace runs");
+        assert!(status.success(), "{form}");
+        let bytes = std::fs::read(file).expect("an export");
+        if form == "html" {
+            outputs.extend(data_of_page(&bytes));
+        }
+        outputs.push((form.to_owned(), bytes));
+    }
+    for verb in ["report", "timeline"] {
+        let told = plain(&[verb, recording.to_str().expect("a plain path")]);
+        assert!(told.stdout.len() > 100, "{verb}: {}", told.stderr);
+        outputs.push((verb.to_owned(), told.stdout.into_bytes()));
+    }
     let secret = b"PLANTED-SECRET";
-    let holds = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret);
-    assert!(!holds(report.stdout.as_bytes()) && !holds(report.stderr.as_bytes()));
-    assert!(!holds(&std::fs::read(recording).expect("a recording")));
-    assert!(!report.lines.iter().any(|line| holds(line.to_string().as_bytes())));
+    for (name, bytes) in outputs {
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret), "the secret is in {name}");
+    }
+}
+
+/// What a recording holds, decompressed and record by record.
+fn blocks(recording: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut reader = Reader::new(std::fs::File::open(recording).expect("a recording")).expect("a recording");
+    let mut found = Vec::new();
+    let mut records = 0;
+    while let Some(block) = reader.next_block().expect("a block") {
+        let _ = unpack(&block.content, |_, record| {
+            records += 1;
+            found.push(("a record".to_owned(), record.to_vec()));
+        });
+        found.push(("a block of the recording".to_owned(), block.content));
+    }
+    assert!(records > 20, "{records} records");
+    found
+}
+
+/// The data in a page: it is compressed, and in base64.
+fn data_of_page(page: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let data = page
+        .split(|byte| !byte.is_ascii_alphanumeric() && !b"+/=".contains(byte))
+        .max_by_key(|word| word.len())
+        .and_then(|word| BASE64_STANDARD.decode(word).ok())
+        .expect("data in base64");
+    let mut text = Vec::new();
+    flate2::read::GzDecoder::new(&data[..]).read_to_end(&mut text).expect("data in gzip");
+    assert!(text.len() > 100, "{}", String::from_utf8_lossy(&text));
+    vec![("the data of the page".to_owned(), text)]
 }
