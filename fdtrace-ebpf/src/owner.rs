@@ -22,6 +22,7 @@ use crate::{
     emit::{self, Subject},
     kernel::Files,
     maps::{HELD, HOLDERS, STACK_ROOM, WALK, WATCHED},
+    python::thread_pointer,
     shared::WATCHED_NUMBERS,
     stdio,
     walk::{POINTERS, SEARCH_REGISTERS, STRIDE, WORDS, Walk, copy, has_python, mode},
@@ -31,8 +32,9 @@ use crate::{
 const SEARCHES: u32 = 8;
 /// Uses of a number that are told after its generation was closed behind its owner's back.
 const STALE_USES: u32 = 64;
-/// Above the stack pointer, what points there points into the stack.
-const STACK_SPAN: u64 = 1 << 20;
+/// What points this little above the stack pointer points into the stack, if the thread's own data does not come before:
+/// that stands at the end of its stack, and memory with objects in it may begin right behind.
+const STACK_SPAN: u64 = 64 << 10;
 /// Where user space has its objects: aligned like this, and between these.
 const ALIGNED: u64 = 16;
 const ADDRESSES: core::ops::Range<u64> = 1 << 16..1 << 47;
@@ -68,6 +70,8 @@ unsafe fn look_at_all(walk: *mut Walk) {
 unsafe fn collect(walk: *mut Walk) {
     // SAFETY: `walk` is this processor's.
     unsafe {
+        let to_thread = thread_pointer().wrapping_sub((*walk).sp);
+        (*walk).stack_span = if to_thread < STACK_SPAN { to_thread } else { STACK_SPAN };
         let steps = (*walk).word_count.div_ceil(STRIDE);
         bpf_loop(steps, collect_step as *mut c_void, core::ptr::null_mut(), 0);
     }
@@ -79,14 +83,14 @@ unsafe extern "C" fn collect_step(index: u32, _context: *mut c_void) -> i64 {
     // SAFETY: this processor's room.
     unsafe {
         let words = (&raw const (*walk).words).cast::<u64>();
-        let sp = (*walk).sp;
+        let (sp, span) = ((*walk).sp, (*walk).stack_span);
         for i in 0..STRIDE {
             let at = index * STRIDE + i;
             if at >= (*walk).word_count {
                 return 1;
             }
             let object = words.add(at as usize & (WORDS - 1)).read_volatile();
-            if object & (ALIGNED - 1) == 0 && ADDRESSES.contains(&object) && object.wrapping_sub(sp) >= STACK_SPAN {
+            if object & (ALIGNED - 1) == 0 && ADDRESSES.contains(&object) && object.wrapping_sub(sp) >= span {
                 let place = if at < SEARCH_REGISTERS as u32 { at } else { at + found::STACK - SEARCH_REGISTERS as u32 };
                 push(walk, object, place);
             }

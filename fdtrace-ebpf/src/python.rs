@@ -55,7 +55,7 @@ pub unsafe fn frames(walk: *mut Walk) -> u32 {
 }
 
 #[inline(always)]
-fn thread_pointer() -> u64 {
+pub fn thread_pointer() -> u64 {
     if kernel::have_task_btf() {
         // SAFETY: a typed, trusted pointer to the running task; the offset comes from BTF.
         unsafe { member(bpf_get_current_task_btf().cast::<c_void>(), offset!(task_thread_pointer)) }

@@ -60,6 +60,8 @@ pub struct Walk {
     pub cut: u32,
     pub candidates: u32,
     pub sp: u64,
+    /// Addresses from there that belong to the stack.
+    pub stack_span: u64,
     pub process: u64,
     /// The number that the call is about, and why it is searched for: one of [`mode`].
     pub wanted_fd: u32,

@@ -1,7 +1,9 @@
 """Objects that own descriptors, and mistakes with them, at random. Prints what a tracer has to find, and nothing else.
 
 Arguments: seed, steps, 0 or 1: make mistakes."""
-import io, os, random, select, socket, sys, tempfile
+import io, os, random, select, socket, sys, tempfile, threading
+
+THREADS = 4
 
 class File(io.FileIO):
     pass
@@ -69,7 +71,7 @@ def close_orphan(obj, fd):
     except OSError:
         pass
 
-for step in range(int(sys.argv[2])):
+def step():
     what = rnd.random()
     if what < 0.5 or not living:
         if len(living) < 40:
@@ -108,6 +110,29 @@ for step in range(int(sys.argv[2])):
         obj, fd = orphans.pop(rnd.randrange(len(orphans)))
         close_orphan(obj, fd)
         del obj
+
+steps = int(sys.argv[2])
+turn = 0
+cond = threading.Condition()
+
+def worker(me):
+    """Takes a step when it is its turn: what one thread opens another closes, and still there is one truth."""
+    global steps, turn
+    while steps:
+        with cond:
+            cond.wait_for(lambda: turn == me or not steps)
+            if steps:
+                steps -= 1
+                step()
+                turn = rnd.randrange(THREADS)
+            cond.notify_all()
+
+others = [threading.Thread(target=worker, args=(me,)) for me in range(1, THREADS)]
+for other in others:
+    other.start()
+worker(0)
+for other in others:
+    other.join()
 
 if not mistakes:
     assert not truth
