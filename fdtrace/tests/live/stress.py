@@ -19,7 +19,7 @@ orphans = []     # objects whose number was closed behind their back: (object, n
 truth = []
 
 def make():
-    kind = rnd.randrange(8)
+    kind = rnd.randrange(10)
     if kind == 0:
         return io.FileIO("/dev/null")
     if kind == 1:
@@ -40,6 +40,10 @@ def make():
         return e
     if kind == 6:
         return os.fdopen(os.open("/dev/null", os.O_RDONLY), "rb", buffering=0)
+    if kind == 7:
+        return open("/dev/zero")
+    if kind == 8:
+        return open(os.path.join(folder, "g"), "w+b")
     s = socket.socket()
     fd = s.detach()
     del s
@@ -55,6 +59,11 @@ def is_open(fd):
     except OSError:
         return False
 
+def at(obj):
+    """The address of the object that holds the number: of a buffered or a text file the innermost."""
+    obj = getattr(obj, "buffer", obj)
+    return id(getattr(obj, "raw", obj))
+
 def owner_of(fd):
     for obj in living:
         if obj.fileno() == fd:
@@ -63,7 +72,7 @@ def owner_of(fd):
 def close_orphan(obj, fd):
     hit = owner_of(fd)
     if hit is not None:
-        truth.append(("stale-close", fd, id(obj)))
+        truth.append(("stale-close", fd, at(obj)))
         living.remove(hit)
         orphans.append((hit, fd))
     try:
@@ -100,7 +109,7 @@ def step():
     elif mistakes and what < 0.94:
         obj = living.pop(rnd.randrange(len(living)))
         fd = obj.fileno()
-        truth.append(("foreign-close", fd, id(obj)))
+        truth.append(("foreign-close", fd, at(obj)))
         os.close(fd)
         orphans.append((obj, fd))
         del obj
