@@ -47,7 +47,9 @@ pub fn excerpt(acts: &[Act], width: usize) -> Vec<Line> {
         match shown {
             Some((at, file, line, source)) => {
                 let mut part = words::role(role).1.to_owned();
-                if at > 0 {
+                if let Some(extension) = words::below(act).first() {
+                    part.push_str(&format!(" in {}", site(extension)));
+                } else if at > 0 {
                     part.push_str(&format!(" in {}", words::function(chain[0])));
                 }
                 if let Some(remark) = &act.remark {
@@ -62,7 +64,10 @@ pub fn excerpt(acts: &[Act], width: usize) -> Vec<Line> {
                     marks.push(Mark { file, line, source, parts: vec![(role, part)], callers });
                 }
             }
-            None if chain.len() > 1 && lines.len() < LINES => lines.push(calls(role, &chain, width)),
+            None if chain.len() > 1 && lines.len() < LINES => {
+                let all: Vec<&Frame> = words::below(act).into_iter().chain(chain).collect();
+                lines.push(calls(role, &all, width));
+            }
             None => {}
         }
     }
@@ -117,16 +122,17 @@ fn calls(role: Role, chain: &[&Frame], width: usize) -> Line {
     line.and(Tone::Plain, shorten_end(&sites(chain), room))
 }
 
+/// `main (a.py:12)`
+fn site(frame: &Frame) -> String {
+    match words::place(frame, 40) {
+        place if place.is_empty() => words::function(frame),
+        place => format!("{} ({place})", words::function(frame)),
+    }
+}
+
 /// `main (a.py:12) ‹ <module> (a.py:30)`
 fn sites(frames: &[&Frame]) -> String {
-    let mut sites: Vec<String> = frames
-        .iter()
-        .take(CALLERS)
-        .map(|frame| match words::place(frame, 40) {
-            place if place.is_empty() => words::function(frame),
-            place => format!("{} ({place})", words::function(frame)),
-        })
-        .collect();
+    let mut sites: Vec<String> = frames.iter().take(CALLERS).map(|frame| site(frame)).collect();
     if let Some(more @ 1..) = frames.len().checked_sub(CALLERS) {
         sites.push(format!("{more} more"));
     }

@@ -7,6 +7,7 @@ use crate::{
     detect::finding::{Act, Confidence, Finding, Frame, Name, Role, Severity, Verb},
     escape::{columns, escape_terminal, shorten_middle},
     sink::{run::Target, text::paint::Tone},
+    who::native::stack::below_python,
 };
 
 pub fn confidence(confidence: Confidence) -> &'static str {
@@ -121,6 +122,17 @@ pub fn chain(act: &Act) -> Vec<&Frame> {
     }
     let telling: Vec<&Frame> = act.who.native.iter().filter(|frame| !is_c_library(frame)).collect();
     if telling.is_empty() { act.who.native.iter().collect() } else { telling }
+}
+
+/// The native frames below Python's, where an extension makes the call: innermost first.
+pub fn below(act: &Act) -> Vec<&Frame> {
+    if act.who.python.is_empty() {
+        return Vec::new();
+    }
+    fn text(name: &Name) -> &str {
+        std::str::from_utf8(&name.0).unwrap_or("")
+    }
+    below_python(&act.who.native, |frame| (text(&frame.function), frame.module.as_ref().map_or("", text)))
 }
 
 /// Position in a chain of the frame to name: the first that does not belong to the standard library of its language,

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use super::super::stack::{Entry, Merged, merge};
 use super::super::unwind::End;
 use super::super::{Objects, Symbols};
 use super::programs::*;
@@ -33,56 +32,6 @@ fn python() {
             let loops = names(&named).iter().filter(|name| name.starts_with("_PyEval_EvalFrameDefault")).count();
             assert!(loops >= 1, "{program}: {:?}", names(&named));
             agrees_with_gdb(&program, tracee, &stop);
-        }
-    }
-}
-
-#[test]
-fn python_frames_take_their_place() {
-    for program in pythons() {
-        if !have(&[&program]) {
-            continue;
-        }
-        let version = std::process::Command::new(&program)
-            .args(["-c", "import sys; print(sys.version_info[1])"])
-            .output()
-            .unwrap();
-        let version: u32 = String::from_utf8(version.stdout).unwrap().trim().parse().unwrap();
-        let tracee = Tracee::start(&program, &["-c", PYTHON_PROGRAM]);
-        // Where native code calls Python, a `|` follows.
-        for (mark, python) in [
-            (1000, "inner outer <module>|"),
-            (1001, "inner __del__| <module>|"),
-            (1002, "inner outer| <module>|"),
-            (1003, "inner outer| <module>|"),
-        ] {
-            let stop = run_to(&tracee, mark);
-            let mut space = space_of(&tracee, &mut Objects::new());
-            let stack = unwind(&tracee, &stop, &mut space, ENOUGH);
-            let named = Symbols::new().resolve(&mut space, &stack.frames);
-            let entry = |frame: &&str| {
-                if version < 11 || frame.ends_with('|') { Entry::Yes } else { Entry::No }
-            };
-            let merged = merge(named, stack.end, python.split(' ').collect(), entry);
-            let text: Vec<_> = merged
-                .iter()
-                .map(|frame| match frame {
-                    Merged::Native(frame) => frame.symbol.as_deref().unwrap_or("?"),
-                    Merged::Python(name) => name,
-                    Merged::Gap => "...",
-                })
-                .collect();
-            println!("{program} {mark}: {}", text.join(" < "));
-            assert_eq!(text[0], "close");
-            assert_eq!(*text.last().unwrap(), "<module>|", "{text:?}");
-            assert!(!text.iter().any(|name| name.contains("Eval") || *name == "..."), "{text:?}");
-            let places: Vec<_> =
-                python.split(' ').map(|name| text.iter().position(|other| *other == name).unwrap()).collect();
-            assert!(places.is_sorted());
-            let between = |pair: &[usize]| pair[1] - pair[0] - 1;
-            let native: usize = places.windows(2).map(between).sum();
-            assert_eq!(native > 0, mark != 1000, "{text:?}");
-            tracee.go_on(&stop);
         }
     }
 }
