@@ -18,24 +18,29 @@
 //! order and each effect is applied at its own exit, unless alternation forces another one before it:
 //!
 //! 1. *Install on a live slot.* Somebody removed the occupant and has not returned yet. The occupant's end is **implied**,
-//!    and a removal that began before this exit claims it when its own exit comes. Of several, the earliest exit claims
-//!    it: they are interchangeable for the table, but not for blame, so the end is marked ambiguous unless the
-//!    description that the removal saw, before and after, tells them apart.
-//! 2. *Remove on a dead slot.* Somebody installed something and has not returned yet. The removal waits; an install that
-//!    began before the removal's exit is born dead. If none comes, something was installed that we did not see.
-//! 3. Otherwise the exit order is an order that fits, and any other order that fits has the same table and the same
-//!    pairing.
+//!    and a removal that began before this exit claims it when its own exit comes.
+//! 2. *Remove on a dead slot.* Somebody installed something and has not returned yet. The removal **waits**; an install
+//!    that began before the removal's exit is born dead. If none comes, something was installed that we did not see.
+//! 3. *Replace.* A removal, if there is somebody, and an install in one step. Whether there was somebody is settled like
+//!    the rest: the call can stand in for a removal that another life needs, and give its own victim to one that has none.
+//! 4. Otherwise the exit order is an order that fits.
 //!
-//! *Proof of 3.* Let the sweep meet the exit of operation `p` with the slot in the state that `p` needs. Suppose another
-//! legal order has an operation `q` whose exit comes later before `p`. Legal orders alternate, so between `p`'s
-//! predecessor and `p` there must then be an even number of such `q`s, pairwise install and remove, all in flight at
-//! `p`'s exit: a thread that opened a number which nobody has been told yet, and a removal of that very number by a
-//! thread that cannot know it except as stale. The description it saw identifies that case: rule 2 then takes it.
+//! Open ends are paid as deadlines are kept. A removal can pay each implied end whose limit it began before, so it pays
+//! the one with the lowest limit; an install can pay each waiting removal that returned after it began, so it pays the
+//! one that returned first; and where an open end can be paid or another one be made, it is paid. An exchange of two calls
+//! that fit both ways then never leaves one of them without a partner: whatever order was the true one, every call is
+//! explained once all have returned. `races.rs` drives the rule with a machine that knows the truth.
 //!
-//! *What a call saw in its slot.* A record is made room for first and the slot is looked at then, so of two looks at a
-//! slot the one with the higher position is the later one, and the last look shows what the slot holds for good. Some
-//! records are put together before they have a place; they say from when their look is ([`Slot::install_seen`]), and one
-//! that others overtook does not speak for the slot.
+//! # What stays open
+//!
+//! Two lives whose beginnings or ends can be exchanged under the intervals are marked **ambiguous**, both of them
+//! ([`Slot::doubt`]); so is a life that was over before its call returned, one that another removal may have ended that
+//! still waits, and one whose removal began before the install returned. No `proven` verdict rests on an ambiguous life.
+//!
+//! *What a call saw in its slot* decides between orders that fit. At its start a call reads the position first and the slot
+//! then, so the look falls into the interval; at its end the record is made room for first and the slot is looked at
+//! then, so all that calls with lower positions did is seen, and perhaps what others did since. Some records are put
+//! together before they have a place; they say from when their look is ([`Slot::install_seen`]).
 //!
 //! A `struct file`'s address proves a difference, never an identity: the kernel hands the same address out again within
 //! microseconds. Which slots share a description is settled in [`crate::model`].
@@ -51,7 +56,7 @@ use crate::{
 /// Dead lives kept for each slot: enough to explain an `EBADF` two owners later.
 pub const PAST: usize = 4;
 /// Removals that wait for their install; more are not worth waiting for.
-const EARLY: usize = 4;
+const EARLY: usize = 8;
 
 /// Who did something, and when. Shared by everything that remembers it.
 #[derive(Debug)]
@@ -87,8 +92,6 @@ impl Stamp {
 pub struct End {
     pub by: Rc<Stamp>,
     pub how: How,
-    /// Another call may have been the one.
-    pub ambiguous: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +124,8 @@ pub struct Life<P> {
     /// It was there when looked at; the call that installed it, if it is still to come, began before `born.exit`.
     pub observed: bool,
     pub state: State,
+    /// The call that put it in the place of whoever was there, if it was such a call.
+    over: Option<Rc<Stamp>>,
     /// Other orders of the calls around it fit as well.
     pub ambiguous: bool,
     pub data: P,
@@ -133,13 +138,14 @@ impl<P> Life<P> {
             State::Live | State::Implied { .. } => None,
         }
     }
-}
 
-/// A successful removal that found nobody.
-#[derive(Clone, Debug)]
-struct Early {
-    end: End,
-    before: u64,
+    /// Do the calls fit as well if this life and a later one of the same slot exchange their beginnings or their ends?
+    fn can_swap_with(&self, later: &Self) -> bool {
+        let Some(end) = self.end() else { return later.born.began_before(self.born.exit.pos) };
+        later.born.began_before(end.by.at.exit.pos)
+            && (end.by.at.began_before(self.born.exit.pos)
+                || later.end().is_some_and(|end| end.by.at.began_before(later.born.exit.pos)))
+    }
 }
 
 /// A file descriptor number in one table.
@@ -147,7 +153,8 @@ struct Early {
 pub struct Slot<P> {
     live: Option<Life<P>>,
     past: VecDeque<Life<P>>,
-    early: Vec<Early>,
+    /// Successful removals that found nobody.
+    early: Vec<End>,
     numbered: u32,
     /// Just above the position of the last effect; 0: none.
     touched: u64,
@@ -281,19 +288,19 @@ impl<P> Slot<P> {
     ) -> Installed {
         // Whoever returned in between saw the slot later than this call did.
         let outdated = self.touched > looked;
-        self.touched = at.exit.pos + 1;
-        let early = self.early.iter().position(|early| at.began_before(early.end.by.at.exit.pos));
-        // An early removal explains this life only if the slot does not still show it.
-        let is_gone = match &self.live {
-            Some(live) => file == 0 || live.file == file || outdated,
-            None => file == 0,
-        };
-        if let (Some(early), true) = (early, is_gone) {
-            let early = self.early.remove(early);
+        let raced = self.touch(at);
+        let installed = self.place(at, outdated, file, data);
+        self.doubt(raced);
+        installed
+    }
+
+    fn place(&mut self, at: Interval, outdated: bool, file: u64, data: impl FnOnce(Option<P>) -> P) -> Installed {
+        if let Some(end) = self.removal_of_newcomer(at, outdated, file) {
             self.tally.forced += 1;
-            let file = if early.before == 0 { file } else { early.before };
-            let life = self.new_life(at, file, false, data(None));
-            self.bury(life, State::Ended(early.end));
+            let mut life = self.new_life(at, file, false, data(None));
+            // The removal may have met another newcomer, whose call has not returned yet.
+            life.ambiguous = true;
+            self.bury(life, State::Ended(end));
             return Installed::BornDead;
         }
         match self.live.take() {
@@ -305,28 +312,25 @@ impl<P> Slot<P> {
             Some(seen) if seen.observed && seen.file == file && at.began_before(seen.born.exit.pos) => {
                 let Life { number, ambiguous, data: old, .. } = seen;
                 let data = data(Some(old));
-                self.live = Some(Life { number, file, born: at, observed: false, state: State::Live, ambiguous, data });
+                let (observed, state, over) = (false, State::Live, None);
+                self.live = Some(Life { number, file, born: at, observed, state, over, ambiguous, data });
                 Installed::Explained
             }
-            Some(live) if outdated && !live.observed && live.file != file => {
-                // Rule 1, the other way round: it had been removed before the occupant came.
+            Some(live) if outdated && !live.observed && live.file != file && self.early_for(&live).is_none() => {
+                // Rule 1, the other way round: it had been removed before the occupant came. The limit is that of the
+                // usual way, because this one is not proven.
                 self.tally.forced += 1;
-                let before = live.born.exit;
                 self.live = Some(live);
                 let life = self.new_life(at, file, false, data(None));
-                self.bury(life, State::Implied { before });
+                self.bury(life, State::Implied { before: at.exit });
                 Installed::BornDead
             }
             Some(gone) => {
                 self.tally.forced += 1;
-                // Rule 1. A removal that was too early for another life may be the one.
-                let began = gone.born.start();
-                let early = self.early.iter().position(|early| early.end.by.at.exit.pos >= began);
-                let implied = early.is_none();
-                let state = match early {
-                    Some(early) => State::Ended(self.early.remove(early).end),
-                    None => State::Implied { before: at.exit },
-                };
+                // Rule 1. A removal that waits may be the one, or one that a replacing call can stand in for.
+                let end = self.end_for(&gone);
+                let implied = end.is_none();
+                let state = end.map_or(State::Implied { before: at.exit }, State::Ended);
                 self.bury(gone, state);
                 let life = self.new_life(at, file, false, data(None));
                 self.live = Some(life);
@@ -335,57 +339,128 @@ impl<P> Slot<P> {
         }
     }
 
-    /// A call freed the number. `before` and `after` are the occupants it saw at its start and end, 0 if none or unknown.
-    pub fn remove(&mut self, by: &Rc<Stamp>, how: How, before: u64, after: u64) -> Removed {
-        let at = by.at;
-        self.touched = at.exit.pos + 1;
-        let mut end = End { by: Rc::clone(by), how, ambiguous: false };
-        let live_file = self.live.as_ref().map_or(0, |live| live.file);
-        let still_there = after != 0 && after == live_file;
-        let claim = self.past.iter().position(|life| match life.state {
-            State::Implied { before: limit } => {
-                at.began_before(limit.pos) && (before == 0 || life.file == 0 || before == life.file)
+    /// Rule 2: the removal that had ended a newcomer's life before its call returned, if one must have.
+    fn removal_of_newcomer(&mut self, at: Interval, outdated: bool, file: u64) -> Option<End> {
+        // Of several the one that returned first: it is the one that fewest of the installs to come can explain.
+        let early = self.early.iter().position(|early| at.began_before(early.by.at.exit.pos));
+        let Some(early) = early else { return self.replacement_of_newcomer(at, outdated, file) };
+        // What the call saw in the slot after that removal had returned was somebody: itself, unless others came since.
+        let is_gone = match &self.live {
+            Some(live) => {
+                file == 0 || live.file == file || outdated || !live.born.began_before(self.early[early].by.at.exit.pos)
             }
+            None => file == 0 || outdated,
+        };
+        is_gone.then(|| self.early.remove(early))
+    }
+
+    /// The same with a call that replaces, and that seems to have found nobody.
+    fn replacement_of_newcomer(&self, at: Interval, outdated: bool, file: u64) -> Option<End> {
+        let mut begun = self.lives().filter_map(|life| life.over.as_ref().map(|over| (life, over)));
+        let (begun, over) =
+            begun.find(|(_, over)| at.began_before(over.at.exit.pos) && self.replaced_by(over).is_none())?;
+        let fits = match begun.state {
+            // It sees the one that came in its place, or saw itself before.
+            State::Live => (outdated || file == 0 || file == begun.file) && self.early_for(begun).is_none(),
+            State::Implied { .. } | State::Ended(_) => outdated || file == 0,
+        };
+        fits.then(|| End { by: Rc::clone(over), how: How::Replaced })
+    }
+
+    /// A call freed the number. `before` and `after` are the occupants it saw at its start and end, 0 if there was none;
+    /// `before` is `None` if it did not look.
+    pub fn remove(&mut self, by: &Rc<Stamp>, how: How, before: Option<u64>, after: u64) -> Removed {
+        let raced = self.touch(by.at);
+        let removed = self.take_away(End { by: Rc::clone(by), how }, before, after);
+        self.doubt(raced);
+        removed
+    }
+
+    fn take_away(&mut self, end: End, before: Option<u64>, after: u64) -> Removed {
+        let at = end.by.at;
+        let still_there = after != 0 && self.live.as_ref().is_some_and(|live| live.file == after);
+        // Of several ends the one that fewest of the removals to come can explain.
+        let claim = self.past.iter().position(|life| match life.state {
+            State::Implied { before: limit } => at.began_before(limit.pos),
             State::Live | State::Ended(_) => false,
         });
         if let Some(index) = claim {
-            end.ambiguous = self.live.is_some() && !still_there && (before == 0 || before == live_file);
+            // It may have ended the occupant instead, and one that is still to return this life.
+            self.past[index].ambiguous |= self.live.is_some() && !still_there;
             return self.explain(index, end);
         }
-        match self.live.take() {
-            None => {
-                if self.early.len() < EARLY {
-                    self.early.push(Early { end, before });
+        let Some(mut live) = self.live.take() else {
+            return match self.exchange_for_removal(end) {
+                Ok(number) => Removed::Earlier(number),
+                Err(end) => {
+                    self.wait_for_install(end);
+                    Removed::Early
                 }
-                Removed::Early
-            }
-            Some(live) => {
-                // A dup2 over the number was in flight together with this removal. Who came first is told by what the
-                // removal saw: the old occupant at its start and the new one at its end means that it came first.
-                let replaced = self.past.back().filter(|old| {
-                    matches!(&old.state, State::Ended(end) if end.how == How::Replaced
-                        && end.by.at.exit.pos >= at.start() && end.by.at.exit.pos == live.born.exit.pos)
-                });
-                if let Some(old) = replaced {
-                    if still_there && before == old.file && before != live.file {
-                        self.live = Some(live);
-                        let index = self.past.len() - 1;
-                        return self.explain(index, end);
-                    }
-                    end.ambiguous = before != live.file;
-                }
-                // It saw another occupant at its start and finds this one at its end: what it removed is forgotten.
-                if still_there && before != 0 && before != live.file {
-                    self.live = Some(live);
-                    return Removed::Early;
-                }
-                // What it saw at its start is not the one that it is said to have removed.
-                end.ambiguous |= before != 0 && live.file != 0 && before != live.file;
-                let number = live.number;
-                self.bury(live, State::Ended(end));
-                Removed::Live(number)
-            }
+            };
+        };
+        // A dup2 over the number was in flight together with this removal. Who came first is told by what the removal
+        // saw: the old occupant at its start and the new one at its end means that it came first.
+        let replaced = self.past.back().filter(|old| {
+            matches!(&old.state, State::Ended(end) if end.how == How::Replaced
+                && end.by.at.exit.pos >= at.start() && end.by.at.exit.pos == live.born.exit.pos)
+        });
+        if let Some(old) = replaced
+            && still_there
+            && before == Some(old.file)
+            && old.file != live.file
+        {
+            self.live = Some(live);
+            let index = self.past.len() - 1;
+            return self.explain(index, end);
         }
+        if at.enter.is_some() && before == Some(0) && live.born.exit.pos < at.start() {
+            // This one was gone when it began, so it removed one that came since.
+            return self.take_newer(live, end);
+        }
+        let saw_another = before.is_some_and(|before| before != 0 && live.file != 0 && before != live.file);
+        if saw_another && still_there {
+            // It saw another occupant at its start and finds this one at its end.
+            self.live = Some(live);
+            self.wait_for_install(end);
+            return Removed::Early;
+        }
+        live.ambiguous |= saw_another;
+        // It seems to be there still, or was not there when the removal began: it may have removed one that was there before,
+        // whose install has not returned yet.
+        live.ambiguous |= still_there || at.began_before(live.born.exit.pos);
+        // One that waits for its install may be the one; it has fewer installs to wait for.
+        let end = match self.early_for(&live) {
+            Some(early) => {
+                live.ambiguous = true;
+                let waiting = self.early.remove(early);
+                self.wait_for_install(end);
+                waiting
+            }
+            None => end,
+        };
+        let number = live.number;
+        self.bury(live, State::Ended(end));
+        Removed::Live(number)
+    }
+
+    /// The removal found the slot's occupant gone.
+    fn take_newer(&mut self, mut gone: Life<P>, end: End) -> Removed {
+        // An end that was given to another life may be its.
+        let other = self.past.iter().position(|life| {
+            life.end().is_some_and(|end| {
+                gone.born.began_before(end.by.at.exit.pos) && end.by.at.began_before(life.born.exit.pos)
+            })
+        });
+        let Some(other) = other.and_then(|index| self.past.remove(index)) else {
+            self.bury(gone, State::Implied { before: end.by.at.exit });
+            self.wait_for_install(end);
+            return Removed::Early;
+        };
+        let (number, state) = (other.number, other.state.clone());
+        gone.ambiguous = true;
+        self.bury(gone, state);
+        self.bury(Life { ambiguous: true, ..other }, State::Ended(end));
+        Removed::Earlier(number)
     }
 
     /// A call put a new occupant in the old one's place in one step. Returns the number of the life that it ended.
@@ -396,24 +471,42 @@ impl<P> Slot<P> {
         file: u64,
         data: impl FnOnce(Option<P>) -> P,
     ) -> (Option<u32>, Installed) {
-        let overlaps = |life: &Life<P>| !life.observed && life.born.exit.pos >= by.at.start();
-        // Nobody was there at the start, and whoever came since returned before: it was his number that was taken.
+        let raced = self.touch(by.at);
+        // Who was there at the start may have gone since, but nobody at the start means that the occupant was gone, or came
+        // since: then it was his number that was taken, unless there is a removal that waits for him.
         let ended = match self.live.take() {
-            // The call found another occupant, or none: whoever removed this one has not returned yet.
-            Some(gone) if by.at.enter.is_some() && !overlaps(&gone) && gone.file != 0 && before != gone.file => {
-                self.bury(gone, State::Implied { before: by.at.exit });
+            Some(gone)
+                if before == 0
+                    && by.at.enter.is_some()
+                    && (gone.born.exit.pos < by.at.start() || self.early_for(&gone).is_some()) =>
+            {
+                let end = self.end_for(&gone);
+                self.bury(gone, end.map_or(State::Implied { before: by.at.exit }, State::Ended));
                 None
             }
-            Some(live) => {
-                let ambiguous = overlaps(&live) && before != live.file;
+            Some(mut live) => {
+                live.ambiguous |= before != live.file;
                 let number = live.number;
-                let end = End { by: Rc::clone(by), how: How::Replaced, ambiguous };
-                self.bury(live, State::Ended(end));
+                self.bury(live, State::Ended(End { by: Rc::clone(by), how: How::Replaced }));
                 Some(number)
             }
             None => None,
         };
-        (ended, self.install(by.at, file, data))
+        let installed = self.place(by.at, false, file, data);
+        if let Some(live) = self.live.as_mut().filter(|live| live.born == by.at) {
+            live.over = Some(Rc::clone(by));
+        }
+        // Nobody is there any more.
+        if file == 0
+            && let Some(live) = self.live.take_if(|live| live.born == by.at)
+        {
+            match self.exchange_with_replacing(&live) {
+                Some(end) => self.bury(live, State::Ended(end)),
+                None => self.live = Some(live),
+            }
+        }
+        self.doubt(raced);
+        (ended, installed)
     }
 
     /// The kernel's table showed `file` here at some moment in `seen`.
@@ -439,7 +532,7 @@ impl<P> Slot<P> {
         let live = self.live.take()?;
         self.touched = by.at.exit.pos + 1;
         let number = live.number;
-        self.bury(live, State::Ended(End { by: Rc::clone(by), how, ambiguous: false }));
+        self.bury(live, State::Ended(End { by: Rc::clone(by), how }));
         Some(number)
     }
 
@@ -475,10 +568,10 @@ impl<P> Slot<P> {
     /// Gives up waiting for the installs of removals older than `limit`: they ended something that was not seen to begin.
     pub fn expire(&mut self, limit: u64, mut unseen: impl FnMut() -> P) -> usize {
         let mut given_up = 0;
-        while let Some(index) = self.early.iter().position(|early| early.end.by.at.exit.time < limit) {
-            let early = self.early.remove(index);
-            let life = self.new_life(early.end.by.at, early.before, true, unseen());
-            self.bury(life, State::Ended(early.end));
+        while let Some(index) = self.early.iter().position(|early| early.by.at.exit.time < limit) {
+            let end = self.early.remove(index);
+            let life = self.new_life(end.by.at, 0, true, unseen());
+            self.bury(life, State::Ended(end));
             given_up += 1;
             self.tally.unexplained += 1;
         }
@@ -499,22 +592,118 @@ impl<P> Slot<P> {
         !self.early.is_empty()
     }
 
+    /// A removal known already that can have ended this life: one that waits, or one that a replacing call can stand in for.
+    fn end_for(&mut self, gone: &Life<P>) -> Option<End> {
+        match self.early_for(gone) {
+            Some(early) => Some(self.early.remove(early)),
+            None => self.exchange_with_replacing(gone),
+        }
+    }
+
+    /// The life that a replacing call is said to have ended.
+    fn replaced_by(&self, over: &Rc<Stamp>) -> Option<usize> {
+        self.past.iter().position(|life| life.end().is_some_and(|end| Rc::ptr_eq(&end.by, over)))
+    }
+
+    /// A replacing call that seems to have found nobody may have ended the last life, and the removal that is said to have
+    /// ended that one the life that the call began.
+    fn exchange_with_replacing(&mut self, begun: &Life<P>) -> Option<End> {
+        let over = begun.over.as_ref().filter(|over| self.replaced_by(over).is_none())?;
+        let last = self.past.back_mut()?;
+        let end =
+            last.end().filter(|end| end.how == How::Closed && begun.born.began_before(end.by.at.exit.pos))?.clone();
+        last.state = State::Ended(End { by: Rc::clone(over), how: How::Replaced });
+        last.ambiguous = true;
+        Some(end)
+    }
+
+    /// A removal that found nobody may have ended the life that a replacing call began, or the one that it is said to have
+    /// ended. Returns the number of the life that the removal ended.
+    fn exchange_for_removal(&mut self, end: End) -> Result<u32, End> {
+        for index in 0..self.past.len() {
+            let begun = &self.past[index];
+            let (Some(over), Some(by)) = (&begun.over, begun.end()) else { continue };
+            let Some(old) = self.replaced_by(over).filter(|_| by.how == How::Closed) else { continue };
+            let by = by.clone();
+            let ended = if by.by.at.began_before(over.at.exit.pos) {
+                // It was closed, replaced with nobody there, and closed now.
+                self.past[old].state = State::Ended(by);
+                self.past[index].state = State::Ended(end);
+                index
+            } else if by.by.at.began_before(self.past[old].born.exit.pos) {
+                // It came after the replaced one.
+                self.past[old].state = State::Ended(end);
+                old
+            } else {
+                continue;
+            };
+            self.past[old].ambiguous = true;
+            self.past[index].ambiguous = true;
+            return Ok(self.past[ended].number);
+        }
+        Err(end)
+    }
+
+    /// Of the removals that wait for their install, the one that can have ended this life and has fewest others to end.
+    fn early_for(&self, life: &Life<P>) -> Option<usize> {
+        self.early.iter().position(|early| life.born.began_before(early.by.at.exit.pos))
+    }
+
+    /// Marks the moment of an effect. `true`: other effects may have come after it that are known already.
+    fn touch(&mut self, at: Interval) -> bool {
+        let raced = self.touched > at.start();
+        self.touched = at.exit.pos + 1;
+        raced
+    }
+
+    fn wait_for_install(&mut self, end: End) {
+        if self.early.len() < EARLY {
+            self.early.push(end);
+        } else {
+            self.tally.unexplained += 1;
+        }
+    }
+
+    /// Marks the lives for which another order of the calls fits as well, if there was a race.
+    fn doubt(&mut self, raced: bool) {
+        if !raced {
+            return;
+        }
+        let mut doubted = 0_u32;
+        let lives: Vec<&Life<P>> = self.lives().collect();
+        for (index, first) in lives.iter().enumerate() {
+            // A removal that waits for its install may have ended this one.
+            let may_be_waiting = |early: &End| {
+                first.born.began_before(early.by.at.exit.pos)
+                    && first.end().is_none_or(|end| early.by.at.began_before(end.by.at.exit.pos))
+            };
+            if self.early.iter().any(may_be_waiting) {
+                doubted |= 1 << index;
+            }
+            for (other, second) in lives.iter().enumerate().skip(index + 1) {
+                if first.can_swap_with(second) {
+                    doubted |= 1 << index | 1 << other;
+                }
+            }
+        }
+        for (index, life) in self.past.iter_mut().chain(&mut self.live).enumerate() {
+            life.ambiguous |= doubted & 1 << index != 0;
+        }
+    }
+
     fn explain(&mut self, index: usize, end: End) -> Removed {
         let life = &mut self.past[index];
-        life.ambiguous |= end.ambiguous;
         life.state = State::Ended(end);
         Removed::Earlier(life.number)
     }
 
     fn new_life(&mut self, born: Interval, file: u64, observed: bool, data: P) -> Life<P> {
         self.numbered += 1;
-        Life { number: self.numbered, file, born, observed, state: State::Live, ambiguous: false, data }
+        let (state, over, ambiguous) = (State::Live, None, false);
+        Life { number: self.numbered, file, born, observed, state, over, ambiguous, data }
     }
 
     fn bury(&mut self, mut life: Life<P>, state: State) {
-        if let State::Ended(end) = &state {
-            life.ambiguous |= end.ambiguous;
-        }
         life.state = state;
         if self.past.len() == PAST {
             // An end that is still to be explained is kept, if another can go.
@@ -527,5 +716,7 @@ impl<P> Slot<P> {
     }
 }
 
+#[cfg(test)]
+mod races;
 #[cfg(test)]
 mod tests;

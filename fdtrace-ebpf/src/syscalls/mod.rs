@@ -96,6 +96,8 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> bool {
         // So the end of the last one was not seen.
         emit::missing(loss::SKIPPED, task.process);
     }
+    // Before the look at the slot: whatever was done by calls with records below this position is in it.
+    let pos = emit::position();
     let files = Files::of_current();
     let before = match class {
         class::CLOSE => files.file(arg_of(regs, compat, 0)),
@@ -107,14 +109,7 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> bool {
     // SAFETY: `slot` is a live element of an array map. Only this thread writes it, or one with the same low bits of
     // tid: that one is found out by its tid.
     unsafe {
-        slot.write(Inflight {
-            tid: task.tid,
-            nr: nr as u32,
-            time: emit::now(),
-            table: files.files,
-            before,
-            pos: emit::position(),
-        });
+        slot.write(Inflight { tid: task.tid, nr: nr as u32, time: emit::now(), table: files.files, before, pos });
     }
     true
 }

@@ -134,7 +134,7 @@ impl Rules {
         if by.ret >= 0 && stayed < LEAVING {
             return;
         }
-        let confidence = if end.ambiguous { Confidence::Likely } else { Confidence::Proven };
+        let confidence = if life.ambiguous { Confidence::Likely } else { Confidence::Proven };
         self.tell(slot, number, end, by, confidence, world, out);
     }
 

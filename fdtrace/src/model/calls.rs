@@ -69,7 +69,7 @@ impl World {
             Effect::Replace { install, before } => self.replace(table, install, *before, &by, changes),
             Effect::Remove { fd, before, after } => {
                 let slot = SlotId { table, fd: *fd };
-                let removed = self.edit(slot, |slot| slot.remove(&by, How::Closed, *before, *after));
+                let removed = self.edit(slot, |slot| slot.remove(&by, How::Closed, Some(*before), *after));
                 let by = Rc::clone(&by);
                 if let Some(Removed::Live(number) | Removed::Earlier(number)) = removed {
                     self.owners.ended(slot, number, by.seen.as_deref());
@@ -197,9 +197,13 @@ impl World {
         let outcome = self.edit(slot, |slot| {
             let generation = Generation::new(description, install.cloexec, origin, Some(Rc::clone(by)));
             let (ended, installed) = slot.replace(by, before, install.file.file, |_| generation);
-            (ended, slot.begun(&installed))
+            (ended, slot.begun(&installed), slot.live().is_none_or(|live| live.ambiguous))
         });
-        let Some((ended, begun)) = outcome else { return };
+        let Some((ended, begun, raced)) = outcome else { return };
+        if raced {
+            // Who has the number now is told by the kernel's table only.
+            self.unseen.insert(by.tgid);
+        }
         if let Some(ended) = ended {
             self.owners.replaced(by.tgid, slot, ended, begun);
         }
@@ -259,7 +263,7 @@ impl World {
             if self.slot(slot).and_then(|slot| slot.live()).is_some_and(raced) {
                 self.unseen.insert(by.tgid);
             }
-            if let Some(Removed::Live(number)) = self.edit(slot, |slot| slot.remove(by, How::Closed, 0, 0)) {
+            if let Some(Removed::Live(number)) = self.edit(slot, |slot| slot.remove(by, How::Closed, None, 0)) {
                 self.owners.ended(slot, number, by.seen.as_deref());
                 changes.push(Change::Removed { slot, number, how: How::Closed, by: Rc::clone(by), late: false });
             }

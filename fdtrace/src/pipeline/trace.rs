@@ -118,12 +118,7 @@ impl Session {
             let pids: Vec<u32> = targets.iter().map(|target| target.pid).collect();
             self.adopt(&pids, false).await?;
             for target in &targets {
-                target.still_same().map_err(|error| {
-                    Failure::usage(
-                        anyhow::Error::new(error)
-                            .context(format!("process {} ended while fdtrace attached to it", target.pid)),
-                    )
-                })?;
+                target.still_same().map_err(Failure::usage)?;
             }
         }
         let held = holding;

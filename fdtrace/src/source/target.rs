@@ -27,6 +27,8 @@ pub enum TargetError {
     NotFound(u32),
     #[error("process {0} has ended")]
     Ended(u32),
+    #[error("process {0} ended while fdtrace attached to it")]
+    EndedMeanwhile(u32),
     #[error("pid {0} was recycled: the process that was meant has ended, and another one has its pid now")]
     Recycled(u32),
     #[error("{tid} is a thread of process {pid}: use `-p {pid}`")]
@@ -56,7 +58,7 @@ impl Target {
         let pidfd = match open_pidfd(pid) {
             Ok(pidfd) => pidfd,
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
-                return Err(TargetError::Ended(pid));
+                return Err(TargetError::EndedMeanwhile(pid));
             }
             Err(error) => {
                 // The kernel refuses threads, with an error that says nothing. /proc shows them when asked by number.
@@ -94,7 +96,7 @@ impl Target {
                 return Err(TargetError::Recycled(self.pid));
             }
             Ok(_) => {}
-            Err(TargetError::NotFound(pid)) => return Err(TargetError::Ended(pid)),
+            Err(TargetError::NotFound(pid) | TargetError::Ended(pid)) => return Err(TargetError::EndedMeanwhile(pid)),
             Err(error) => return Err(error),
         }
         // Two processes can start within one tick; only the pidfd cannot be fooled.
@@ -102,7 +104,7 @@ impl Target {
         // SAFETY: one structure that is ours; a timeout of 0 never blocks.
         match unsafe { libc::poll(&raw mut poll, 1, 0) } {
             0 => Ok(()),
-            1 => Err(TargetError::Ended(self.pid)),
+            1 => Err(TargetError::EndedMeanwhile(self.pid)),
             _ => Err(TargetError::Io { pid: self.pid, error: io::Error::last_os_error() }),
         }
     }
@@ -145,9 +147,9 @@ mod tests {
         while target.still_same().is_ok() {
             std::thread::yield_now();
         }
-        assert!(matches!(target.still_same(), Err(TargetError::Ended(_))));
+        assert!(matches!(target.still_same(), Err(TargetError::EndedMeanwhile(_))));
         child.wait().unwrap();
-        assert!(matches!(target.still_same(), Err(TargetError::Ended(_) | TargetError::Recycled(_))));
+        assert!(matches!(target.still_same(), Err(TargetError::EndedMeanwhile(_) | TargetError::Recycled(_))));
         assert!(matches!(by_pid(child.id()), Err(TargetError::NotFound(_))));
     }
 
