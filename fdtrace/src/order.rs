@@ -45,108 +45,18 @@
 //! A `struct file`'s address proves a difference, never an identity: the kernel hands the same address out again within
 //! microseconds. Which slots share a description is settled in [`crate::model`].
 
+mod ends;
+mod life;
+
 use std::{collections::VecDeque, rc::Rc};
 
-use crate::{
-    event::{Interval, Moment},
-    syscalls::Syscall,
-    who::{owner::Part, sighting::Sighting},
-};
+pub use self::life::{End, How, Life, Stamp, State};
+use crate::event::Interval;
 
 /// Dead lives kept for each slot: enough to explain an `EBADF` two owners later.
 pub const PAST: usize = 4;
 /// Removals that wait for their install; more are not worth waiting for.
 const EARLY: usize = 8;
-
-/// Who did something, and when. Shared by everything that remembers it.
-#[derive(Debug)]
-pub struct Stamp {
-    pub at: Interval,
-    pub tgid: u32,
-    pub tid: u32,
-    pub comm: Rc<[u8]>,
-    /// `None`: not a system call (exec, exit, a snapshot).
-    pub sys: Option<&'static Syscall>,
-    pub args: [u64; 6],
-    pub ret: i64,
-    /// What was seen of whoever made the call.
-    pub seen: Option<Rc<Sighting>>,
-    /// The object behind it.
-    pub part: Part,
-}
-
-impl Stamp {
-    /// It was a call of this name.
-    pub fn is(&self, name: &str) -> bool {
-        self.sys.is_some_and(|sys| sys.name == name)
-    }
-
-    /// The error number, if it failed.
-    pub fn errno(&self) -> Option<i32> {
-        i32::try_from(-self.ret).ok().filter(|errno| (1..4096).contains(errno))
-    }
-}
-
-/// How a life ended.
-#[derive(Clone, Debug)]
-pub struct End {
-    pub by: Rc<Stamp>,
-    pub how: How,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    Closed,
-    Replaced,
-    Exec,
-    Exit,
-}
-
-#[derive(Clone, Debug)]
-pub enum State {
-    Live,
-    /// Over, because the slot had another occupant before position `before`; by whom is not known yet.
-    Implied {
-        before: Moment,
-    },
-    Ended(End),
-}
-
-/// One generation of a slot.
-#[derive(Clone, Debug)]
-pub struct Life<P> {
-    /// From 1, in order of installation.
-    pub number: u32,
-    /// Address of the `struct file`; 0: not seen.
-    pub file: u64,
-    /// When it was installed, or looked at.
-    pub born: Interval,
-    /// It was there when looked at; the call that installed it, if it is still to come, began before `born.exit`.
-    pub observed: bool,
-    pub state: State,
-    /// The call that put it in the place of whoever was there, if it was such a call.
-    over: Option<Rc<Stamp>>,
-    /// Other orders of the calls around it fit as well.
-    pub ambiguous: bool,
-    pub data: P,
-}
-
-impl<P> Life<P> {
-    pub fn end(&self) -> Option<&End> {
-        match &self.state {
-            State::Ended(end) => Some(end),
-            State::Live | State::Implied { .. } => None,
-        }
-    }
-
-    /// Do the calls fit as well if this life and a later one of the same slot exchange their beginnings or their ends?
-    fn can_swap_with(&self, later: &Self) -> bool {
-        let Some(end) = self.end() else { return later.born.began_before(self.born.exit.pos) };
-        later.born.began_before(end.by.at.exit.pos)
-            && (end.by.at.began_before(self.born.exit.pos)
-                || later.end().is_some_and(|end| end.by.at.began_before(later.born.exit.pos)))
-    }
-}
 
 /// A file descriptor number in one table.
 #[derive(Clone, Debug)]
@@ -339,34 +249,6 @@ impl<P> Slot<P> {
         }
     }
 
-    /// Rule 2: the removal that had ended a newcomer's life before its call returned, if one must have.
-    fn removal_of_newcomer(&mut self, at: Interval, outdated: bool, file: u64) -> Option<End> {
-        // Of several the one that returned first: it is the one that fewest of the installs to come can explain.
-        let early = self.early.iter().position(|early| at.began_before(early.by.at.exit.pos));
-        let Some(early) = early else { return self.replacement_of_newcomer(at, outdated, file) };
-        // What the call saw in the slot after that removal had returned was somebody: itself, unless others came since.
-        let is_gone = match &self.live {
-            Some(live) => {
-                file == 0 || live.file == file || outdated || !live.born.began_before(self.early[early].by.at.exit.pos)
-            }
-            None => file == 0 || outdated,
-        };
-        is_gone.then(|| self.early.remove(early))
-    }
-
-    /// The same with a call that replaces, and that seems to have found nobody.
-    fn replacement_of_newcomer(&self, at: Interval, outdated: bool, file: u64) -> Option<End> {
-        let mut begun = self.lives().filter_map(|life| life.over.as_ref().map(|over| (life, over)));
-        let (begun, over) =
-            begun.find(|(_, over)| at.began_before(over.at.exit.pos) && self.replaced_by(over).is_none())?;
-        let fits = match begun.state {
-            // It sees the one that came in its place, or saw itself before.
-            State::Live => (outdated || file == 0 || file == begun.file) && self.early_for(begun).is_none(),
-            State::Implied { .. } | State::Ended(_) => outdated || file == 0,
-        };
-        fits.then(|| End { by: Rc::clone(over), how: How::Replaced })
-    }
-
     /// A call freed the number. `before` and `after` are the occupants it saw at its start and end, 0 if there was none;
     /// `before` is `None` if it did not look.
     pub fn remove(&mut self, by: &Rc<Stamp>, how: How, before: Option<u64>, after: u64) -> Removed {
@@ -441,26 +323,6 @@ impl<P> Slot<P> {
         let number = live.number;
         self.bury(live, State::Ended(end));
         Removed::Live(number)
-    }
-
-    /// The removal found the slot's occupant gone.
-    fn take_newer(&mut self, mut gone: Life<P>, end: End) -> Removed {
-        // An end that was given to another life may be its.
-        let other = self.past.iter().position(|life| {
-            life.end().is_some_and(|end| {
-                gone.born.began_before(end.by.at.exit.pos) && end.by.at.began_before(life.born.exit.pos)
-            })
-        });
-        let Some(other) = other.and_then(|index| self.past.remove(index)) else {
-            self.bury(gone, State::Implied { before: end.by.at.exit });
-            self.wait_for_install(end);
-            return Removed::Early;
-        };
-        let (number, state) = (other.number, other.state.clone());
-        gone.ambiguous = true;
-        self.bury(gone, state);
-        self.bury(Life { ambiguous: true, ..other }, State::Ended(end));
-        Removed::Earlier(number)
     }
 
     /// A call put a new occupant in the old one's place in one step. Returns the number of the life that it ended.
@@ -592,63 +454,6 @@ impl<P> Slot<P> {
         !self.early.is_empty()
     }
 
-    /// A removal known already that can have ended this life: one that waits, or one that a replacing call can stand in for.
-    fn end_for(&mut self, gone: &Life<P>) -> Option<End> {
-        match self.early_for(gone) {
-            Some(early) => Some(self.early.remove(early)),
-            None => self.exchange_with_replacing(gone),
-        }
-    }
-
-    /// The life that a replacing call is said to have ended.
-    fn replaced_by(&self, over: &Rc<Stamp>) -> Option<usize> {
-        self.past.iter().position(|life| life.end().is_some_and(|end| Rc::ptr_eq(&end.by, over)))
-    }
-
-    /// A replacing call that seems to have found nobody may have ended the last life, and the removal that is said to have
-    /// ended that one the life that the call began.
-    fn exchange_with_replacing(&mut self, begun: &Life<P>) -> Option<End> {
-        let over = begun.over.as_ref().filter(|over| self.replaced_by(over).is_none())?;
-        let last = self.past.back_mut()?;
-        let end =
-            last.end().filter(|end| end.how == How::Closed && begun.born.began_before(end.by.at.exit.pos))?.clone();
-        last.state = State::Ended(End { by: Rc::clone(over), how: How::Replaced });
-        last.ambiguous = true;
-        Some(end)
-    }
-
-    /// A removal that found nobody may have ended the life that a replacing call began, or the one that it is said to have
-    /// ended. Returns the number of the life that the removal ended.
-    fn exchange_for_removal(&mut self, end: End) -> Result<u32, End> {
-        for index in 0..self.past.len() {
-            let begun = &self.past[index];
-            let (Some(over), Some(by)) = (&begun.over, begun.end()) else { continue };
-            let Some(old) = self.replaced_by(over).filter(|_| by.how == How::Closed) else { continue };
-            let by = by.clone();
-            let ended = if by.by.at.began_before(over.at.exit.pos) {
-                // It was closed, replaced with nobody there, and closed now.
-                self.past[old].state = State::Ended(by);
-                self.past[index].state = State::Ended(end);
-                index
-            } else if by.by.at.began_before(self.past[old].born.exit.pos) {
-                // It came after the replaced one.
-                self.past[old].state = State::Ended(end);
-                old
-            } else {
-                continue;
-            };
-            self.past[old].ambiguous = true;
-            self.past[index].ambiguous = true;
-            return Ok(self.past[ended].number);
-        }
-        Err(end)
-    }
-
-    /// Of the removals that wait for their install, the one that can have ended this life and has fewest others to end.
-    fn early_for(&self, life: &Life<P>) -> Option<usize> {
-        self.early.iter().position(|early| life.born.began_before(early.by.at.exit.pos))
-    }
-
     /// Marks the moment of an effect. `true`: other effects may have come after it that are known already.
     fn touch(&mut self, at: Interval) -> bool {
         let raced = self.touched > at.start();
@@ -661,33 +466,6 @@ impl<P> Slot<P> {
             self.early.push(end);
         } else {
             self.tally.unexplained += 1;
-        }
-    }
-
-    /// Marks the lives for which another order of the calls fits as well, if there was a race.
-    fn doubt(&mut self, raced: bool) {
-        if !raced {
-            return;
-        }
-        let mut doubted = 0_u32;
-        let lives: Vec<&Life<P>> = self.lives().collect();
-        for (index, first) in lives.iter().enumerate() {
-            // A removal that waits for its install may have ended this one.
-            let may_be_waiting = |early: &End| {
-                first.born.began_before(early.by.at.exit.pos)
-                    && first.end().is_none_or(|end| early.by.at.began_before(end.by.at.exit.pos))
-            };
-            if self.early.iter().any(may_be_waiting) {
-                doubted |= 1 << index;
-            }
-            for (other, second) in lives.iter().enumerate().skip(index + 1) {
-                if first.can_swap_with(second) {
-                    doubted |= 1 << index | 1 << other;
-                }
-            }
-        }
-        for (index, life) in self.past.iter_mut().chain(&mut self.live).enumerate() {
-            life.ambiguous |= doubted & 1 << index != 0;
         }
     }
 

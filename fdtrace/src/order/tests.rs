@@ -1,4 +1,5 @@
 use super::*;
+use crate::{event::Moment, who::owner::Part};
 
 pub fn at(enter: u64, exit: u64) -> Interval {
     let moment = |pos| Moment { time: pos, pos };
