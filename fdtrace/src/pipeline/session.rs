@@ -248,8 +248,9 @@ impl Session {
 }
 
 /// A script that is written this soon after its process began was not read before: no interpreter is up by then.
-/// Without it, whoever writes a script and runs it at once would be at the mercy of how well two clocks agree.
-const INTERPRETER_START: i128 = 5_000_000;
+/// Without it, whoever writes a script and runs it at once would be at the mercy of how well two clocks agree: `/proc`
+/// tells when a process began in ticks of 10 ms, rounded down.
+const INTERPRETER_START: i128 = 15_000_000;
 
 /// A moment of `CLOCK_BOOTTIME` on the wall clock, nanoseconds.
 fn wall(boot: u64) -> i128 {
