@@ -315,6 +315,28 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// It changes what is in the table.
+    pub fn is_on_table(&self) -> bool {
+        match self {
+            Self::Install(_)
+            | Self::Pair(_)
+            | Self::Receive { .. }
+            | Self::Replace { .. }
+            | Self::Remove { .. }
+            | Self::RemoveRange { .. }
+            | Self::SetCloexec { .. }
+            | Self::CloexecRange { .. } => true,
+            Self::None
+            | Self::SetFlags { .. }
+            | Self::Lock { .. }
+            | Self::EpollCtl(_)
+            | Self::Used { .. }
+            | Self::EpollWait { .. } => false,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct EpollCtl {
     pub epoll: i32,

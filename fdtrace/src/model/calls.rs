@@ -43,6 +43,10 @@ impl World {
         if call.sys.class == class::URING || more_messages {
             self.unseen.insert(event.tgid);
         }
+        if call.effect.is_on_table() {
+            let is_range = matches!(call.effect, Effect::RemoveRange { .. } | Effect::CloexecRange { .. });
+            self.changed(table, at, is_range);
+        }
         match &call.effect {
             Effect::None => {}
             Effect::Install(install) => {
@@ -178,6 +182,10 @@ impl World {
             };
             Generation::new(description, install.cloexec, origin, Some(Rc::clone(by)))
         };
+        if self.tables.get(&table).is_some_and(|table| table.swept > by.at.start()) {
+            // Whether the range was done before or after is told by the kernel's table only.
+            self.unseen.insert(by.tgid);
+        }
         let number = self.edit(slot, |slot| {
             let installed = slot.install_seen(by.at, install.looked, install.file.file, generation);
             (slot.begun(&installed), installed != Installed::BornDead)

@@ -196,6 +196,7 @@ pub struct World {
     by_addr: Map<TableAddr, TableId>,
     /// Tables whose listing is on its way, by address.
     listings: Map<TableAddr, processes::Listing>,
+    partly_listed: VecDeque<processes::PartlyListed>,
     snapshot: Option<Snapshot>,
     /// Slots with a removal that waits for its install.
     waiting: Vec<SlotId>,

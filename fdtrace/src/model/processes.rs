@@ -15,6 +15,20 @@ use super::{
     table::{Generation, Lineage, Origin, SlotId, TableId},
 };
 
+/// A copy of a table of which the upper part was not listed: calls that were on their way may have changed the original
+/// before it was made, or after.
+#[derive(Debug)]
+pub(super) struct PartlyListed {
+    from: TableId,
+    /// Ring position of the end of the call that made the copy.
+    made: u64,
+    /// A process that uses the copy.
+    tgid: u32,
+}
+
+/// Copies that are remembered for calls which are on their way.
+const PARTLY_LISTED: usize = 16;
+
 /// A table whose rows are on their way.
 #[derive(Debug)]
 pub(super) struct Listing {
@@ -284,6 +298,28 @@ impl World {
         for row in &rows {
             self.inherit(listing, from, row, changes);
         }
+        let user = self.tables.get(&listing.table).and_then(|table| table.users().next());
+        let (Some(tgid), Some(original)) = (user, self.tables.get(&from)) else { return };
+        let Interval { exit, .. } = listing.by.at;
+        if original.changed > listing.by.at.start() {
+            self.unseen.insert(tgid);
+        }
+        if original.tasks().len() > 1 {
+            self.partly_listed.truncate(PARTLY_LISTED - 1);
+            self.partly_listed.push_front(PartlyListed { from, made: exit.pos, tgid });
+        }
+    }
+
+    /// A call has changed a table. Copies that were made of it meanwhile, and not listed to the end, are to be read.
+    pub(super) fn changed(&mut self, table: TableId, at: Interval, is_range: bool) {
+        if let Some(table) = self.tables.get_mut(&table) {
+            table.changed = at.exit.pos + 1;
+            if is_range {
+                table.swept = table.changed;
+            }
+        }
+        let raced = |copy: &&PartlyListed| copy.from == table && at.began_before(copy.made);
+        self.unseen.extend(self.partly_listed.iter().filter(raced).map(|copy| copy.tgid));
     }
 
     /// A descriptor that survived an exec.

@@ -83,6 +83,10 @@ pub struct Table {
     /// Tasks that use it.
     tasks: BTreeSet<u32>,
     pub lineage: Lineage,
+    /// Just above the ring position of the last call that changed it; 0: none.
+    pub(super) changed: u64,
+    /// The same of the last one that did something to a range of numbers.
+    pub(super) swept: u64,
     /// Events are missing up to here.
     pub lost_until: Option<u64>,
     /// Events are missing since then and the kernel's table has not been read again.
@@ -100,6 +104,8 @@ impl Table {
             users: BTreeMap::new(),
             tasks: BTreeSet::new(),
             lineage,
+            changed: 0,
+            swept: 0,
             lost_until: None,
             uncertain_since: None,
             read: false,

@@ -210,6 +210,48 @@ fn a_copied_table_with_what_an_open_has_not_told_yet() {
     assert_eq!(copy.data.description.serial, bench.serial(3));
 }
 
+/// A fork at 10..11 of a table with a number above the part that is listed.
+fn forked_beyond_the_walk(bench: &mut Bench) {
+    bench.event(at(10, 11), TABLE, What::Fork { tgid: 2, tid: 2, table: COPY, start: 0, comm: [0; 16] });
+    let rows = vec![TableRow { fd: 3, file: 0xa0, cloexec: false }];
+    let listing = What::Table { rows, more: false, beyond_walk: true };
+    let once = Interval { enter: None, exit: moment(12) };
+    bench.world.apply(&Event { at: once, tgid: 2, tid: 2, table: COPY, what: listing }, &mut bench.changes);
+}
+
+#[test]
+fn a_call_beside_a_copy_that_is_not_listed_to_the_end() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    bench.open(at(3, 4), 2000, 0xa1);
+    forked_beyond_the_walk(&mut bench);
+    assert!(!bench.asks(), "nobody else was about");
+    assert!(bench.slot_in(COPY, 2000).live().is_some());
+    // close 2000: 9..14. Was the copy made before it?
+    bench.close(at(9, 14), 2000, 0xa1, 0);
+    assert!(bench.asks());
+    bench.close(at(15, 16), 3, 0xa0, 0);
+    assert!(!bench.asks(), "it began later");
+    // The same, returned before the listing.
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    bench.open(at(3, 10), 2000, 0xa1);
+    forked_beyond_the_walk(&mut bench);
+    assert!(bench.asks());
+}
+
+#[test]
+fn an_open_beside_a_call_on_a_range() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    bench.call("close_range", at(4, 6), 0, Effect::RemoveRange { first: 10, last: 20 });
+    assert!(!bench.asks());
+    bench.open(at(5, 8), 12, 0xa1);
+    assert!(bench.asks(), "the range may have had it");
+    bench.open(at(9, 10), 13, 0xa2);
+    assert!(!bench.asks());
+}
+
 #[test]
 fn what_epoll_knows_goes_to_the_heir() {
     let mut bench = Bench::new();
