@@ -15,7 +15,7 @@ use super::{
     EBADF, EMFILE, ENFILE, F_SETLK, F_SETLKW,
     args::{Regs, user},
     inflight::{self, BLOCKED, UNSEEN},
-    number, watch,
+    number, tells_by_itself, watch,
 };
 use crate::{
     emit::{self, Subject},
@@ -123,7 +123,7 @@ impl Done {
         if self.start.before != 0 {
             watch::told(watch_key(self.task.tgid, self.regs.arg(0) as u32), self.task.tgid, self.ret);
             watch::told(self.start.before, self.task.tgid, self.ret);
-        } else if self.ret != EBADF && !self.blocked() {
+        } else if !tells_by_itself(self.ret) && !self.blocked() {
             return;
         }
         self.plain();
@@ -154,7 +154,7 @@ impl Done {
     pub fn new_fd(&self) {
         if self.ret >= 0 {
             self.with_file(self.ret as u64);
-        } else if matches!(self.ret, EBADF | EMFILE | ENFILE) || self.blocked() {
+        } else if tells_by_itself(self.ret) || matches!(self.ret, EMFILE | ENFILE) || self.blocked() {
             self.plain();
         }
     }

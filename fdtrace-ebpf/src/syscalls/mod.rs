@@ -36,6 +36,7 @@ pub use inflight::{forget, started};
 
 const EBADF: i64 = -9;
 const EFAULT: i64 = -14;
+const ENOTSOCK: i64 = -88;
 const ENFILE: i64 = -23;
 const EMFILE: i64 = -24;
 const F_DUPFD: u64 = 0;
@@ -128,11 +129,19 @@ pub fn may_be_ours(regs: *const c_void, ret: i64, turn: Turn) -> bool {
 pub fn teller(regs: *const c_void, ret: i64) -> Option<u32> {
     let nr = number(regs);
     let class = filter::class(nr, kernel::in_compat_call());
-    if ret != EBADF && (matches!(class, class::NONE | class::CLONE) || class == class::USE && !worth_telling(nr)) {
+    if !tells_by_itself(ret)
+        && (matches!(class, class::NONE | class::CLONE) || class == class::USE && !worth_telling(nr))
+    {
         inflight::close();
         return None;
     }
     Some(program_for(class))
+}
+
+/// Errors that say what is wrong with the number: it is closed, or no socket.
+#[inline(always)]
+fn tells_by_itself(ret: i64) -> bool {
+    ret == EBADF || ret == ENOTSOCK
 }
 
 /// The program that tells of calls of a class.
@@ -261,7 +270,7 @@ pub fn wants_at_exit(regs: *const c_void, ret: i64) -> bool {
     let wants = if kernel::in_compat_call() { 0 } else { witnesses(nr) };
     if ret < 0 {
         // What has one since its beginning needs no second.
-        return ret == EBADF && wants != 0 && wants & witness::AT_ENTER == 0;
+        return tells_by_itself(ret) && wants != 0 && wants & witness::AT_ENTER == 0;
     }
     match filter::class(nr, false) {
         class::FCNTL => matches!(arg(regs, 1) & 0xffff_ffff, F_DUPFD | F_DUPFD_CLOEXEC),

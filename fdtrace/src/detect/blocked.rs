@@ -25,6 +25,7 @@ use super::{
     Cause, Out,
     evidence::{self, act, history, mark},
     finding::{Confidence, Finding, Role, Severity, Verb},
+    same_program,
 };
 
 /// Closes in a row that are no longer single closes.
@@ -200,10 +201,4 @@ impl Rules {
             ..base
         });
     }
-}
-
-/// The process has run one program from the end of the life to the call.
-fn same_program(end: &End, by: &Stamp, world: &World) -> bool {
-    let execed = world.processes.get(&by.tgid).and_then(|process| process.execed);
-    execed.is_none_or(|execed| execed.pos < end.by.at.exit.pos)
 }

@@ -13,6 +13,7 @@ mod inherit;
 mod interest;
 mod leak;
 mod lock;
+mod no_socket;
 mod overwrite;
 mod owner;
 mod registration;
@@ -29,6 +30,7 @@ use crate::{
         description::Serial,
         table::{SlotId, TableId},
     },
+    order::{End, Stamp},
 };
 
 use finding::{Confidence, Finding};
@@ -109,6 +111,7 @@ pub struct Detector {
     inherit: inherit::Rules,
     share: share::Rules,
     lock: lock::Rules,
+    no_socket: no_socket::Rules,
 }
 
 impl Detector {
@@ -134,6 +137,7 @@ impl Detector {
         self.inherit.on(change, world, &mut out);
         self.share.on(change, world, &mut out);
         self.lock.on(change, world, &mut out);
+        self.no_socket.on(change, world, &mut out);
         humble(&mut findings[known..]);
     }
 
@@ -165,6 +169,7 @@ impl Detector {
             + self.overwrite.forgotten()
             + self.stdio.forgotten()
             + self.inherit.forgotten()
+            + self.no_socket.forgotten()
     }
 
     /// Nothing more will come.
@@ -187,6 +192,12 @@ fn humble(findings: &mut [Finding]) {
             finding.confidence = Confidence::Likely;
         }
     }
+}
+
+/// The process has run one program from the end of the life to the call.
+fn same_program(end: &End, by: &Stamp, world: &World) -> bool {
+    let execed = world.processes.get(&by.tgid).and_then(|process| process.execed);
+    execed.is_none_or(|execed| execed.pos < end.by.at.exit.pos)
 }
 
 #[cfg(test)]

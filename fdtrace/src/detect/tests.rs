@@ -40,6 +40,24 @@ fn close_after_eintr() {
     assert_eq!(findings("1 open /a -> 3\n1 close 3 = EINTR\n1 exit"), NONE);
 }
 
+#[test]
+fn a_socket_call_on_what_is_none_any_more() {
+    let rule = "stale-use";
+    let reused = "1 thread 7\n1 socket -> 3\n1.7 close 3\n1.7 open /a -> 3\n";
+    assert_eq!(of(rule, &format!("{reused}1 sendto 3 = ENOTSOCK")), ["stale-use likely 1 3"]);
+    assert_eq!(of(rule, &format!("{reused}1.7 sendto 3 = ENOTSOCK")), ["stale-use possible 1 3"], "its own doing");
+    assert_eq!(of(rule, &format!("{reused}1 sendto 3 = ENOTSOCK\n1 sendto 3 = ENOTSOCK")).len(), 1, "once");
+    assert_eq!(of(rule, &format!("{reused}1 getsockname 3 = ENOTSOCK")), NONE, "it asks");
+    assert_eq!(of(rule, "1 open /a -> 3\n1 close 3\n1 open /b -> 3\n1 sendto 3 = ENOTSOCK"), NONE);
+    assert_eq!(of(rule, "1 socket -> 1\n1 close 1\n1 pipe2 -> 1 4\n1 sendto 1 = ENOTSOCK"), NONE);
+    // Whoever tries `send` first on everything means no socket.
+    let tries = "1 pipe2 -> 8 9\n1 sendto 9 = ENOTSOCK\n";
+    assert_eq!(of(rule, &format!("{tries}{reused}1 sendto 3 = ENOTSOCK")), NONE);
+    // Another program, which was given the number.
+    let given = "1 socket -> 3\n1 close 3\n1 open /a -> 3\n1 exec /bin/cat\n1 sendto 3 = ENOTSOCK";
+    assert_eq!(of(rule, given), NONE);
+}
+
 const EPOLL: &str = "1 epoll_create1 -> 3\n1 socket -> 4\n1 epoll_ctl 3 ADD 4\n";
 
 #[test]

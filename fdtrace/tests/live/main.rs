@@ -7,6 +7,7 @@ mod ending;
 mod fork;
 mod harness;
 mod killed;
+mod kinds;
 mod loss;
 mod misuse;
 mod pipelines;

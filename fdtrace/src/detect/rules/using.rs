@@ -40,11 +40,12 @@ void note(struct log *log, const char *line) {
         definition: "Somebody who owned an earlier generation of the slot reads, writes, sends or controls through the number, which \
             belongs to another file by now. No call fails. What was meant for a log lands in a database; what another reader waits \
             for is stolen.",
-        proof: "Proven if the object that makes the call was seen to own an earlier generation and not this one. Also proven without \
-            owners where the kind gives it away: a socket call on what was a socket and is none now (ENOTSOCK), `epoll_ctl` on what \
-            was registered and cannot be now (EPERM). Likely if only the call sites agree with the earlier generation.",
+        proof: "Proven if the object that makes the call was seen to own an earlier generation and not this one. Without \
+            owners where the kind gives it away: a socket call on what was a socket and is none now (ENOTSOCK) is likely to be one \
+            if another thread gave the number away, and possible if the caller's did.",
         look_alikes: &[
-            "ENOTSOCK on the standard input: programs ask it whether it is a socket",
+            "ENOTSOCK on the standard streams: programs ask them whether they are sockets",
+            "programs that try `send` on whatever they have, and fall back to `write`",
             "a number that two objects share by agreement, one of them borrowing",
             "thread pools: which thread made the call says nothing",
         ],
