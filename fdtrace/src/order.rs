@@ -306,6 +306,11 @@ impl<P> Slot<P> {
             self.wait_for_install(end);
             return Removed::Early;
         }
+        if still_there && at.enter.is_none() {
+            // Its beginning was not seen: whom it removed may be long forgotten, and this one is there.
+            self.live = Some(live);
+            return Removed::Early;
+        }
         live.ambiguous |= saw_another;
         // It seems to be there still, or was not there when the removal began: it may have removed one that was there before,
         // whose install has not returned yet.

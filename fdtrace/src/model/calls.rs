@@ -40,7 +40,9 @@ impl World {
             Rc::new(Stamp { at, tgid, tid, comm, sys: Some(call.sys), args: call.args, ret: call.ret, seen, part });
         // Of several messages the first one's descriptors are told.
         let more_messages = call.sys.class == class::RECVMMSG && call.ret > 1;
-        if call.sys.class == class::URING || more_messages {
+        // Of a close whose beginning was not seen, whom it found is not known.
+        let blind = at.enter.is_none() && matches!(call.effect, Effect::Remove { .. } | Effect::Replace { .. });
+        if call.sys.class == class::URING || more_messages || blind {
             self.unseen.insert(event.tgid);
         }
         if call.effect.is_on_table() {

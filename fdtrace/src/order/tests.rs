@@ -108,6 +108,19 @@ fn a_close_of_somebody_forgotten_ends_nobody_else() {
 }
 
 #[test]
+fn a_close_whose_beginning_was_not_seen_ends_nobody_that_is_still_there() {
+    let mut slot = Slot::default();
+    slot.install(at(50, 51), 0xb, |_| "b");
+    let unseen = |exit| {
+        let stamp = Rc::into_inner(by(1, 0, exit)).expect("nobody else's");
+        Rc::new(Stamp { at: Interval { enter: None, ..stamp.at }, ..stamp })
+    };
+    assert_eq!(slot.remove(&unseen(60), How::Closed, Some(0), 0xb), Removed::Early);
+    assert_eq!(slot.live().map(|life| life.data), Some("b"));
+    assert_eq!(slot.remove(&unseen(70), How::Closed, Some(0), 0), Removed::Live(1));
+}
+
+#[test]
 fn a_dup2_over_a_live_number_ends_its_life() {
     let mut slot = Slot::default();
     slot.install(at(1, 2), 0xa, |_| "a");

@@ -258,14 +258,19 @@ impl<'a> Listener<'a> {
         });
     }
 
+    fn finding(&mut self, finding: &serde_json::Value) {
+        let word = |key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+        let (rule, confidence) = (word("rule"), word("confidence"));
+        self.session.findings.push(format!("{rule} ({confidence}) on {}#{}", finding["fd"], finding["generation"]));
+        self.session.findings.sort();
+    }
+
     fn json(&mut self, line: &str) {
         let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else { return };
         match line["type"].as_str() {
-            Some("finding") => {
-                let word = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
-                let (rule, confidence) = (word("rule"), word("confidence"));
-                self.session.findings.push(format!("{rule} ({confidence}) on {}#{}", line["fd"], line["generation"]));
-            }
+            Some("finding") => self.finding(&line),
+            // Without stacks more of them are equal, and folded into one.
+            Some("repeat") => self.finding(&line["last"]),
             Some("end") => {
                 let (produced, lost) = (&line["produced"], &line["lost"]);
                 self.session.remarks.push(format!("scripted run: {produced} records, {lost} lost"));

@@ -156,6 +156,11 @@ impl Live {
         self.object.has_stacks
     }
 
+    /// The kernel preempts the hooks on system calls, and skips some: they are attached twice.
+    pub fn hooks_are_preempted(&self) -> bool {
+        self.object.twice
+    }
+
     /// How many programs a traced process has run: to be asked for before its memory is looked at.
     pub fn execs(&self, tgid: u32) -> Option<u32> {
         self.traced.get(&tgid, 0).ok().map(|[_, execs, ..]| execs)

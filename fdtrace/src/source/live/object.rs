@@ -63,7 +63,7 @@ pub struct Object {
     arrays: [ProgramArray<MapData>; 2],
     pub has_stacks: bool,
     /// Hooks have second copies.
-    twice: bool,
+    pub twice: bool,
 }
 
 /// Loads everything. Nothing is attached yet. Must be called inside a tokio runtime.
