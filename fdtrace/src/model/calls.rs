@@ -243,15 +243,17 @@ impl World {
             }
             Source::Duplicated(from) => from,
         };
-        // The number that was duplicated may have been closed, or replaced, by another thread since.
+        // The number that was duplicated may have been closed, or replaced, by another thread since; but not before.
         let source = self.tables.get(&table).and_then(|table| table.slots.get(&from)).and_then(|slot| {
-            let fits = |life: &&Life<Generation>| {
+            let possible =
+                || slot.lives().rev().filter(|life| life.end().is_none_or(|end| end.by.at.exit.pos >= by.at.start()));
+            let same = |life: &&Life<Generation>| {
                 let details = life.data.description.details();
-                file == 0
-                    || life.file == 0
-                    || life.file == file && details.is_none_or(|known| known.is_of(&install.file))
+                life.file == file && details.is_none_or(|known| known.is_of(&install.file))
             };
-            slot.lives().rev().find(fits).map(|life| &life.data.description)
+            // Of a life that nobody saw, anything may have been the file.
+            let any = |life: &&Life<Generation>| file == 0 || life.file == 0;
+            possible().find(same).or_else(|| possible().find(any)).map(|life| &life.data.description)
         });
         let description = match source {
             Some(source) => Rc::clone(source),

@@ -253,6 +253,20 @@ fn an_open_beside_a_call_on_a_range() {
 }
 
 #[test]
+fn a_dup_of_what_has_not_returned_yet_is_not_of_what_was_there_before() {
+    let mut bench = Bench::new();
+    // open 3: 1..2 had been closed by 2..4 when it looked.
+    bench.open(at(1, 2), 3, 0);
+    bench.close(at(2, 4), 3, 0, 0);
+    let gone = bench.slot_in(TABLE, 3).past().next().expect("a life").data.description.serial;
+    // open 3: 5..9 has taken effect when dup 6..7 copies it.
+    bench.dup(at(6, 7), 3, 4, 0xa0);
+    assert_ne!(bench.serial(4), gone);
+    bench.open(at(5, 9), 3, 0xa0);
+    assert_eq!(bench.serial(4), bench.serial(3));
+}
+
+#[test]
 fn what_epoll_knows_goes_to_the_heir() {
     let mut bench = Bench::new();
     let mut name = [0; 24];
