@@ -9,3 +9,5 @@ pub const EXIT_MEMORY: u32 = 2;
 /// Calls that may give the thread another table.
 pub const EXIT_TABLE: u32 = 3;
 pub const EXIT_PROGRAMS: u32 = 4;
+/// No program, in either array: see `on_its_task_s_stack` of the kernel side.
+pub const NOBODY: u32 = u32::MAX;

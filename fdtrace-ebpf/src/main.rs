@@ -32,7 +32,7 @@ mod walk;
 
 use core::ffi::c_void;
 
-use aya_ebpf::{EbpfContext, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{EbpfContext, macros::btf_tracepoint, maps::ProgramArray, programs::BtfTracePointContext};
 use fdtrace_common::{next, wire::loss};
 
 use syscalls::Turn;
@@ -73,6 +73,7 @@ fn at_enter(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
 #[btf_tracepoint(function = "sys_enter")]
 pub fn stack_at_enter(ctx: BtfTracePointContext) -> i32 {
     stack::at_enter(ctx.arg(0), ctx.arg(1));
+    on_its_task_s_stack(&ctx, &maps::ENTER_NEXT);
     0
 }
 
@@ -123,19 +124,37 @@ pub fn stack_at_exit(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn call_at_exit(ctx: BtfTracePointContext) -> i32 {
     syscalls::tell_call(ctx.arg(0), ctx.arg(1));
+    on_its_task_s_stack(&ctx, &maps::EXIT_NEXT);
     0
 }
 
 #[btf_tracepoint(function = "sys_exit")]
 pub fn memory_at_exit(ctx: BtfTracePointContext) -> i32 {
     syscalls::tell_memory(ctx.arg(0), ctx.arg(1));
+    on_its_task_s_stack(&ctx, &maps::EXIT_NEXT);
     0
 }
 
 #[btf_tracepoint(function = "sys_exit")]
 pub fn table_at_exit(ctx: BtfTracePointContext) -> i32 {
     syscalls::tell_table(ctx.arg(0), ctx.arg(1));
+    on_its_task_s_stack(&ctx, &maps::EXIT_NEXT);
     0
+}
+
+/// Keeps a program that is reached by a tail call on the stack of the task that runs it.
+///
+/// From 6.13 on the kernel gives a program of a hook a stack that there is once for each processor, and keeps it from
+/// running twice there; but whoever is reached by a tail call is not kept from it. Where programs are preempted, two tasks
+/// then have one stack, and the kernel writes through whatever one of them left there: Linux 7.2 died of it. A program
+/// with a tail call of its own, even one that goes nowhere, is given no such stack.
+/// `check_max_stack_depth` in <https://github.com/torvalds/linux/blob/v6.13/kernel/bpf/verifier.c>.
+#[inline(always)]
+fn on_its_task_s_stack(ctx: &BtfTracePointContext, array: &ProgramArray) {
+    if turns::preemptible() {
+        // SAFETY: there is no program of that number: the call does nothing.
+        unsafe { array.tail_call(ctx, next::NOBODY) };
+    }
 }
 
 /// `TP_PROTO(struct task_struct *parent, struct task_struct *child)`.
