@@ -6,7 +6,7 @@ use fdtrace_common::wire::TABLE_WALK_MAX;
 
 use crate::{
     event::{Effect, Event, Interval, Moment, TableAddr, TableRow, What},
-    order::{How, Stamp},
+    order::{How, Life, Stamp},
 };
 
 use super::{
@@ -238,8 +238,12 @@ impl World {
         let source = SlotId { table: from, fd: row.fd };
         let cloexec = row.cloexec;
         let known = self.slot(source).and_then(|slot| {
-            let mut lives = slot.lives().rev();
-            lives.find(|life| life.file == row.file).map(|life| (life.number, Rc::clone(&life.data.description)))
+            // An address comes again: who was over before the copy began was not copied.
+            let was_there = |life: &&Life<Generation>| {
+                life.file == row.file && life.end().is_none_or(|end| end.by.at.exit.pos >= copied.start())
+            };
+            let life = slot.lives().rev().find(was_there)?;
+            Some((life.number, Rc::clone(&life.data.description)))
         });
         let (generation, description) = match known {
             Some(known) => known,

@@ -210,6 +210,24 @@ fn a_copied_table_with_what_an_open_has_not_told_yet() {
     assert_eq!(copy.data.description.serial, bench.serial(3));
 }
 
+#[test]
+fn a_copy_of_what_has_not_returned_yet_is_not_of_who_had_the_address_before() {
+    let mut bench = Bench::new();
+    let file = FileInfo { inode: 99, ..file(0xa0) };
+    let install = Install { fd: 3, file, cloexec: false, source: Source::New, path: None, looked: 2 };
+    bench.call("openat", at(1, 2), 3, Effect::Install(install));
+    bench.close(at(3, 4), 3, 0xa0, 0);
+    // open 3: 5..9, at the old address. Fork: 6..7.
+    bench.event(at(6, 7), TABLE, What::Fork { tgid: 2, tid: 2, table: COPY, start: 0, comm: [0; 16] });
+    let rows = vec![TableRow { fd: 3, file: 0xa0, cloexec: false }];
+    let listing = What::Table { rows, more: false, beyond_walk: false };
+    let once = Interval { enter: None, exit: moment(8) };
+    bench.world.apply(&Event { at: once, tgid: 2, tid: 2, table: COPY, what: listing }, &mut bench.changes);
+    bench.open(at(5, 9), 3, 0xa0);
+    let copy = bench.slot_in(COPY, 3).live().expect("a copy");
+    assert_eq!(copy.data.description.serial, bench.serial(3));
+}
+
 /// A fork at 10..11 of a table with a number above the part that is listed.
 fn forked_beyond_the_walk(bench: &mut Bench) {
     bench.event(at(10, 11), TABLE, What::Fork { tgid: 2, tid: 2, table: COPY, start: 0, comm: [0; 16] });
