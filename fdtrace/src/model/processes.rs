@@ -192,6 +192,10 @@ impl World {
 
     pub(super) fn process_found(&mut self, event: &Event) {
         let What::Process { start, comm: name, exe, argv } = &event.what else { return };
+        if self.processes.get(&event.tgid).is_some_and(|process| !process.alive()) {
+            // Its number is another's now, that was found.
+            self.processes.remove(&event.tgid);
+        }
         let process = self.processes.entry(event.tgid).or_insert_with(|| Process::new(event.tgid, *start, comm(name)));
         if process.exe.is_empty() {
             (process.start, process.exe, process.argv) = (*start, Rc::clone(exe), Rc::clone(argv));

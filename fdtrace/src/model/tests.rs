@@ -228,6 +228,24 @@ fn a_copy_of_what_has_not_returned_yet_is_not_of_who_had_the_address_before() {
     assert_eq!(copy.data.description.serial, bench.serial(3));
 }
 
+#[test]
+fn a_process_that_is_found_under_the_number_of_a_dead_one() {
+    let mut bench = Bench::new();
+    let found = |start| What::Process { start, comm: [0; 16], exe: [].into(), argv: [].into() };
+    bench.event(at(1, 1), TABLE, found(1));
+    bench.open(at(2, 3), 3, 0xa0);
+    bench.event(at(4, 5), TABLE, What::Exit { code: 0, group_dead: true, table_users: 0 });
+    bench.open(at(6, 7), 4, 0xa1);
+    assert!(
+        bench.world.by_addr.get(&TABLE).is_none_or(|id| !bench.world.tables[id].slots.contains_key(&4)),
+        "a straggler"
+    );
+    bench.event(at(8, 8), COPY, found(8));
+    bench.event(at(9, 9), COPY, What::Row { fd: 3, file: file(0xa2), cloexec: false, since: 8, path: None });
+    bench.open(at(10, 11), 5, 0xa3);
+    assert!(bench.slot_in(TABLE, 5).live().is_some(), "it is heard");
+}
+
 /// A fork at 10..11 of a table with a number above the part that is listed.
 fn forked_beyond_the_walk(bench: &mut Bench) {
     bench.event(at(10, 11), TABLE, What::Fork { tgid: 2, tid: 2, table: COPY, start: 0, comm: [0; 16] });
