@@ -68,6 +68,8 @@ pub struct Slot<P> {
     numbered: u32,
     /// Just above the position of the last effect; 0: none.
     touched: u64,
+    /// The same of the last call that registered the number somewhere.
+    registered: u64,
     tally: Tally,
 }
 
@@ -89,7 +91,15 @@ impl std::ops::AddAssign for Tally {
 
 impl<P> Default for Slot<P> {
     fn default() -> Self {
-        Self { live: None, past: VecDeque::new(), early: Vec::new(), numbered: 0, touched: 0, tally: Tally::default() }
+        Self {
+            live: None,
+            past: VecDeque::new(),
+            early: Vec::new(),
+            numbered: 0,
+            touched: 0,
+            registered: 0,
+            tally: Tally::default(),
+        }
     }
 }
 
@@ -453,6 +463,16 @@ impl<P> Slot<P> {
     /// A call has changed it since.
     pub fn touched_since(&self, pos: u64) -> bool {
         self.touched > pos
+    }
+
+    /// A call made, changed or dropped a registration under this number.
+    pub fn register(&mut self, at: Interval) {
+        self.registered = at.exit.pos + 1;
+    }
+
+    /// Such a call may have come before or after one that was made in this interval.
+    pub fn raced_with_registration(&self, at: Interval) -> bool {
+        self.registered > at.start()
     }
 
     pub fn waits(&self) -> bool {

@@ -76,6 +76,7 @@ impl World {
             Effect::Remove { fd, before, after } => {
                 let slot = SlotId { table, fd: *fd };
                 let removed = self.edit(slot, |slot| slot.remove(&by, How::Closed, Some(*before), *after));
+                self.moved_under_registration(slot, &by);
                 let by = Rc::clone(&by);
                 if let Some(Removed::Live(number) | Removed::Earlier(number)) = removed {
                     self.owners.ended(slot, number, by.seen.as_deref());
@@ -192,6 +193,7 @@ impl World {
             let installed = slot.install_seen(by.at, install.looked, install.file.file, generation);
             (slot.begun(&installed), installed != Installed::BornDead)
         });
+        self.moved_under_registration(slot, by);
         self.born(table, slot);
         if let Some((number, lives)) = number {
             if lives && install.source == Source::New {
@@ -209,6 +211,7 @@ impl World {
             let (ended, installed) = slot.replace(by, before, install.file.file, |_| generation);
             (ended, slot.begun(&installed), slot.live().is_none_or(|live| live.ambiguous))
         });
+        self.moved_under_registration(slot, by);
         let Some((ended, begun, raced)) = outcome else { return };
         if raced {
             // Who has the number now is told by the kernel's table only.
@@ -279,6 +282,7 @@ impl World {
                 self.owners.ended(slot, number, by.seen.as_deref());
                 changes.push(Change::Removed { slot, number, how: How::Closed, by: Rc::clone(by), late: false });
             }
+            self.moved_under_registration(slot, by);
         }
     }
 

@@ -74,6 +74,19 @@ impl World {
         changes.push(Change::EpollCtl { epoll: instance, slot, op: ctl.op, fd: ctl.fd, entry, by });
     }
 
+    /// Which registration is under which file is told by the kernel only.
+    fn reread_interest(&mut self, tgid: u32) {
+        self.unseen.insert(tgid);
+        self.reread_epolls = true;
+    }
+
+    /// A call has changed what a number means; did it race with one that registered the number?
+    pub(super) fn moved_under_registration(&mut self, slot: SlotId, by: &Stamp) {
+        if self.slot(slot).is_some_and(|slot| slot.raced_with_registration(by.at)) {
+            self.reread_interest(by.tgid);
+        }
+    }
+
     /// A successful edit. Returns the registration concerned.
     fn edit_interest(&mut self, instance: Serial, table: TableId, ctl: &EpollCtl, by: &Rc<Stamp>) -> Option<Entry> {
         let slot = SlotId { table, fd: ctl.fd };
@@ -87,10 +100,17 @@ impl World {
             candidates
                 .extend(meant.filter(|meant| candidates.iter().all(|it: &Rc<Description>| it.serial != meant.serial)));
         }
-        if candidates.len() > 1 {
+        let mut raced = candidates.len() > 1;
+        for slot in [slot, SlotId { table, fd: ctl.epoll }] {
+            let slots = self.tables.get_mut(&table).map(|table| &mut table.slots);
+            if let Some(state) = slots.and_then(|slots| slots.get_mut(&slot.fd)) {
+                raced |= state.touched_since(by.at.start());
+                state.register(by.at);
+            }
+        }
+        if raced {
             // The number came to mean another file during the call.
-            self.unseen.insert(by.tgid);
-            self.reread_epolls = true;
+            self.reread_interest(by.tgid);
         }
         let known = |target: &Rc<Description>| {
             self.epolls.get(&instance).is_some_and(|epoll| epoll.entries.contains_key(&(target.serial, ctl.fd)))

@@ -337,6 +337,25 @@ fn with_epoll() -> (Bench, Serial) {
 }
 
 #[test]
+fn a_registration_beside_a_close_of_its_number() {
+    let (mut bench, _) = with_epoll();
+    bench.open(at(3, 4), 5, 0xa0);
+    bench.call("epoll_ctl", at(5, 6), 0, ctl(0xee, 5, [0xa0, 0xa0]));
+    assert!(!bench.asks(), "nobody else was about");
+    // close 5: 6..9. Had it gone before?
+    bench.close(at(6, 9), 5, 0xa0, 0);
+    assert!(bench.asks());
+    bench.open(at(10, 11), 5, 0xa1);
+    assert!(!bench.asks());
+    // The other way round.
+    bench.close(at(12, 14), 5, 0xa1, 0);
+    bench.open(at(12, 15), 5, 0xa2);
+    assert!(!bench.asks());
+    bench.call("epoll_ctl", at(13, 16), 0, ctl(0xee, 5, [0xa2, 0xa2]));
+    assert!(bench.asks());
+}
+
+#[test]
 fn a_registration_of_what_has_not_been_returned_yet() {
     let (mut bench, epoll) = with_epoll();
     // open 5: 3..9 has taken effect.

@@ -17,7 +17,7 @@ use crate::{
         clock,
         ending::Ended,
         launch::{Held, LaunchError, Running},
-        live::{Live, Settings},
+        live::{Live, Settings, Totals},
         procfs,
         recording::writer::Recorder,
         surroundings::Surroundings,
@@ -254,20 +254,36 @@ impl Session {
         }
     }
 
+    /// Takes in all that the hooks have told. One that was running when it was taken away is through in a moment. Returns the
+    /// totals of that moment: a reading of tables may be under way still, of which the rest is of no use.
+    fn take_in_the_rest(&mut self) -> Totals {
+        let patience = Instant::now() + LAST_RECORDS;
+        loop {
+            if self.take_in() > 0 {
+                continue;
+            }
+            let totals = self.live.totals();
+            if totals.produced == totals.captured + totals.lost() || Instant::now() >= patience {
+                return totals;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Everything that is still under way is taken in, and the end is told.
     fn end(mut self, plan: &Plan, outcome: Result<Stop, Failure>) -> Result<Outcome, Failure> {
         let stop = outcome?;
-        let mut quiet = 0;
-        while quiet < 2 {
-            quiet = if self.take_in() == 0 { quiet + 1 } else { 0 };
+        // Nothing new comes then, however busy the target is.
+        if let Err(error) = self.live.detach() {
+            log::warn!("{error:#}");
         }
+        let totals = self.take_in_the_rest();
         self.pass_time();
         self.stages.finish(&mut self.news);
         self.publish();
         if let (count, Some(error)) = &self.stages.undecodable {
             log::error!("{count} records could not be read; the first: {error}");
         }
-        let totals = self.live.totals();
         let duration_ns = clock::boot_ns().saturating_sub(self.began);
         let written = self.recorder.as_mut().map(|recorder| recorder.end(totals, duration_ns));
         self.note_recorder(written.unwrap_or(Ok(())));
@@ -295,6 +311,9 @@ impl Session {
         })
     }
 }
+
+/// How long records are waited for that are being made when the hooks go.
+const LAST_RECORDS: Duration = Duration::from_secs(1);
 
 fn launch_failed(error: LaunchError) -> Failure {
     Failure { code: error.exit_code(), error: error.into(), hint: None }

@@ -156,6 +156,11 @@ impl Live {
         self.object.has_stacks
     }
 
+    /// Takes the hooks away. What they have told is still to be drained.
+    pub fn detach(&mut self) -> Result<()> {
+        self.object.detach()
+    }
+
     /// The kernel preempts the hooks on system calls, and skips some: they are attached twice.
     pub fn hooks_are_preempted(&self) -> bool {
         self.object.twice

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{MapData, ProgramArray},
-    programs::{BtfTracePoint, Iter, Program, ProgramError},
+    programs::{BtfTracePoint, Iter, Program, ProgramError, tp_btf::BtfTracePointLinkId},
     util::KernelVersion,
 };
 use fdtrace_common::{class, globals, next};
@@ -64,6 +64,8 @@ pub struct Object {
     pub has_stacks: bool,
     /// Hooks have second copies.
     pub twice: bool,
+    /// What holds the hooks in their places.
+    links: Vec<(&'static str, BtfTracePointLinkId)>,
 }
 
 /// Loads everything. Nothing is attached yet. Must be called inside a tokio runtime.
@@ -114,7 +116,7 @@ pub fn load(settings: &Settings) -> Result<Object> {
     }
     let arrays =
         [ProgramArray::try_from(map(&mut ebpf, "ENTER_NEXT")?)?, ProgramArray::try_from(map(&mut ebpf, "EXIT_NEXT")?)?];
-    let mut object = Object { ebpf, arrays, has_stacks: false, twice };
+    let mut object = Object { ebpf, arrays, has_stacks: false, twice, links: Vec::new() };
     object.chain(&TELLERS)?;
     match why.first() {
         Some(error) => log::warn!("no stacks and no owners, only calls: {error:#}"),
@@ -171,12 +173,22 @@ where
 impl Object {
     /// Attaches the hooks.
     pub fn attach(&mut self) -> Result<()> {
-        let again: &[(&str, &str)] = if self.twice { &AGAIN } else { &[] };
+        let again: &[(&'static str, &str)] = if self.twice { &AGAIN } else { &[] };
         for (hook, _) in HOOKS.iter().chain(again) {
             let program: &mut BtfTracePoint = program(&mut self.ebpf, hook)?;
-            program
+            let link = program
                 .attach()
                 .map_err(|error| explain(&error, &format!("the kernel refused to attach hook `{hook}`")))?;
+            self.links.push((hook, link));
+        }
+        Ok(())
+    }
+
+    /// Takes the hooks away: nothing new is told.
+    pub fn detach(&mut self) -> Result<()> {
+        for (hook, link) in std::mem::take(&mut self.links) {
+            let program: &mut BtfTracePoint = program(&mut self.ebpf, hook)?;
+            program.detach(link).with_context(|| format!("cannot take hook `{hook}` away"))?;
         }
         Ok(())
     }
