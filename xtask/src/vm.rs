@@ -40,7 +40,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// What `cargo xtask test --vm` runs.
+    fn wanted(&self) -> Vec<Kernel> {
+        if self.kernels.is_empty() { Kernel::ALL.to_vec() } else { self.kernels.clone() }
+    }
+
+    /// What `cargo xtask test` runs.
     pub fn for_tests() -> Self {
         Self { kernels: vec![Kernel::USUAL], runs: 2, seed: None, multi: false, show: false }
     }
@@ -52,8 +56,8 @@ pub fn vm(options: &Options) -> Result<ExitCode> {
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Boots every kernel that was asked for; prints a table of what came of it.
-pub fn run(options: &Options) -> Result<Tally> {
+/// Gets what the machines need: an emulator, and the kernels. An error says what cannot be had here.
+pub fn prepare(options: &Options) -> Result<()> {
     if env::consts::ARCH != "x86_64" {
         bail!("the machines are x86-64 and their test programs are built natively: run this on x86-64");
     }
@@ -62,12 +66,17 @@ pub fn run(options: &Options) -> Result<Tally> {
         debian::install(&["qemu-system-x86"])
             .with_context(|| format!("no {} to run other kernels with", machine::QEMU))?;
     }
-    let wanted: Vec<Kernel> = if options.kernels.is_empty() { Kernel::ALL.to_vec() } else { options.kernels.clone() };
+    options.wanted().into_iter().try_for_each(|kernel| kernels::image(kernel).map(drop))
+}
+
+/// Boots every kernel that was asked for; prints a table of what came of it.
+pub fn run(options: &Options) -> Result<Tally> {
+    prepare(options)?;
     let guest = Guest::build(options.runs, options.seed)?;
     let mut rows = Vec::new();
     let mut findings = BTreeSet::new();
     let mut total = Tally::default();
-    for kernel in wanted {
+    for kernel in options.wanted() {
         let start = Instant::now();
         let row = match one(kernel, &guest, options) {
             Ok(session) => {

@@ -62,16 +62,27 @@ impl World {
     pub(super) fn epoll_ctl(&mut self, table: TableId, ctl: &EpollCtl, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
         let slot = SlotId { table, fd: ctl.epoll };
         let Some(instance) = self.meant(slot, ctl.epoll_file.file, by.at) else { return };
+        // It looks at the end only, and may see who came then.
+        let mut raced = !self.is_occupant(slot, &instance);
         let instance = self.instance(instance);
         let mut entry = None;
         if by.ret == 0 {
             entry = self.edit_interest(instance, table, ctl, by);
+            raced |= entry.as_ref().is_some_and(|entry| !self.is_occupant(SlotId { table, fd: ctl.fd }, &entry.target));
+            if raced {
+                self.reread_interest(by.tgid);
+            }
             if let Some(epoll) = self.epolls.get_mut(&instance) {
                 epoll.users.entry(table).or_insert_with(Use::default).edited = Some(Rc::clone(by));
             }
         }
         let by = Rc::clone(by);
         changes.push(Change::EpollCtl { epoll: instance, slot, op: ctl.op, fd: ctl.fd, entry, by });
+    }
+
+    fn is_occupant(&self, slot: SlotId, description: &Description) -> bool {
+        let live = self.slot(slot).and_then(|slot| slot.live());
+        live.is_some_and(|live| live.data.description.serial == description.serial)
     }
 
     /// Which registration is under which file is told by the kernel only.

@@ -312,7 +312,7 @@ impl World {
         if original.changed > listing.by.at.start() {
             self.unseen.insert(tgid);
         }
-        if original.tasks().len() > 1 {
+        if original.tasks().iter().any(|tid| *tid != listing.by.tid) {
             self.partly_listed.truncate(PARTLY_LISTED - 1);
             self.partly_listed.push_front(PartlyListed { from, made: exit.pos, tgid });
         }
