@@ -183,6 +183,16 @@ pub unsafe fn describe_slot(files: Files, fd: u64, out: *mut FileInfo) {
     }
 }
 
+/// Status flags of a file (`f_flags`); 0: there is none.
+#[inline(always)]
+pub fn status_flags(file: u64) -> u32 {
+    if file == 0 {
+        return 0;
+    }
+    // SAFETY: the helper checks the address; the offset comes from BTF.
+    unsafe { read::<u32>(file + offset!(file_f_flags) as u64) }
+}
+
 /// Fills `out` with what a `struct file` is.
 ///
 /// # Safety

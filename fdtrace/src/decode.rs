@@ -32,6 +32,8 @@ pub enum DecodeError {
 
 const FIOCLEX: u32 = 0x5451;
 const FIONCLEX: u32 = 0x5450;
+const FIONBIO: u32 = 0x5421;
+const O_NONBLOCK: u32 = 0o4000;
 const F_UNLCK: u64 = 2;
 const CLOSE_RANGE_CLOEXEC: u64 = 4;
 const EBADF: i64 = -9;
@@ -260,6 +262,12 @@ fn install(fd: i32, file: FileInfo, source: Source, path: Option<Path>, looked: 
     Install { fd, file, cloexec, source, path, looked }
 }
 
+/// Status flags that the file had when the call began.
+#[expect(clippy::cast_possible_truncation, reason = "the mark is above them")]
+fn flags_before(call: &wire::Call) -> Option<u32> {
+    (call.before & wire::FLAGS_KNOWN != 0).then_some(call.before as u32)
+}
+
 /// When the kernel side looked at the slots of a record that it made before it had a place in the ring.
 fn looked(pos: u64, call: &wire::Call) -> u64 {
     // Old recordings do not tell.
@@ -284,7 +292,7 @@ fn plain(sys: &Syscall, call: &wire::Call) -> Effect {
         }
         class::FCNTL if call.ret >= 0 => match a1 as u32 {
             F_SETFD => Effect::SetCloexec { fd: fd(a0), on: a2 & 1 != 0 },
-            F_SETFL => Effect::SetFlags { fd: fd(a0), flags: a2 as u32 },
+            F_SETFL => Effect::SetFlags { fd: fd(a0), flags: a2 as u32, before: flags_before(call) },
             F_SETLK | F_SETLKW => Effect::Lock { fd: fd(a0), unlock: call.after == F_UNLCK },
             _ => Effect::None,
         },
@@ -298,6 +306,12 @@ fn plain(sys: &Syscall, call: &wire::Call) -> Effect {
         class::IOCTL if call.ret >= 0 => match a1 as u32 {
             FIOCLEX => Effect::SetCloexec { fd: fd(a0), on: true },
             FIONCLEX => Effect::SetCloexec { fd: fd(a0), on: false },
+            FIONBIO => {
+                let before = flags_before(call);
+                let others = before.unwrap_or(0) & !O_NONBLOCK;
+                let flags = if call.after == 0 { others } else { others | O_NONBLOCK };
+                Effect::SetFlags { fd: fd(a0), flags, before }
+            }
             _ => Effect::None,
         },
         _ => Effect::None,

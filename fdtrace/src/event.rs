@@ -284,10 +284,11 @@ pub enum Effect {
         first: u32,
         last: u32,
     },
-    /// Status flags of the description.
+    /// Status flags of the description. `before`: those that it had; `None`: they were not looked at.
     SetFlags {
         fd: i32,
         flags: u32,
+        before: Option<u32>,
     },
     /// A record lock of the process: taken or, with `unlock`, given back.
     Lock {

@@ -78,6 +78,9 @@ pub mod kind {
     pub const EPOLL_ENTRY: u16 = 56;
 }
 
+/// In [`Call::before`] of a call that sets status flags: the low half holds those that the file had.
+pub const FLAGS_KNOWN: u64 = 1 << 63;
+
 /// Classes of loss, counted per processor.
 pub mod loss {
     /// No room in the ring for a system call's record.

@@ -12,7 +12,7 @@ use fdtrace_common::{
 };
 
 use super::{
-    EBADF, EMFILE, ENFILE, F_SETLK, F_SETLKW,
+    EBADF, EMFILE, ENFILE, F_SETLK, F_SETLKW, FIONBIO,
     args::{Regs, user},
     inflight::{self, BLOCKED, UNSEEN},
     number, tells_by_itself, watch,
@@ -100,6 +100,7 @@ impl Done {
                 class::FCNTL if matches!(self.regs.arg(1), F_SETLK | F_SETLKW) => {
                     u64::from(bpf_probe_read_user(self.regs.arg(2) as *const u16).unwrap_or(u16::MAX))
                 }
+                class::IOCTL if self.regs.arg(1) & 0xffff_ffff == FIONBIO => u64::from(user::<u32>(self.regs.arg(2))),
                 _ => 0,
             };
             (*call).enter_table = self.start.table;

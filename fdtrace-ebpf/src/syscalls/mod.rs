@@ -31,6 +31,7 @@ use crate::{
 pub use args::arg;
 use args::{arg_of, user};
 use done::Done;
+use fdtrace_common::wire::FLAGS_KNOWN;
 use inflight::worth_telling;
 pub use inflight::{forget, started};
 
@@ -48,6 +49,8 @@ const F_DUPFD_CLOEXEC: u64 = 1030;
 const PROT_EXEC: u64 = 4;
 const FIONCLEX: u64 = 0x5450;
 const FIOCLEX: u64 = 0x5451;
+/// x86-64 and aarch64: makes a file non-blocking, or blocking.
+const FIONBIO: u64 = 0x5421;
 const CLONE_PIDFD: u64 = 0x1000;
 const SOL_SOCKET: u32 = 1;
 const SOCKETCALL_SOCKET: u64 = 1;
@@ -104,6 +107,12 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> bool {
         class::CLOSE => files.file(arg_of(regs, compat, 0)),
         class::DUP2 => files.file(arg_of(regs, compat, 1)),
         class::EPOLL_CTL => files.file(arg_of(regs, compat, 2)),
+        class::FCNTL if arg_of(regs, compat, 1) & 0xffff_ffff == F_SETFL => {
+            flags_before(files, arg_of(regs, compat, 0))
+        }
+        class::IOCTL if arg_of(regs, compat, 1) & 0xffff_ffff == FIONBIO => {
+            flags_before(files, arg_of(regs, compat, 0))
+        }
         class if filter::uses(class) => watch::watched(task.tgid, arg_of(regs, compat, 0), files),
         _ => 0,
     };
@@ -113,6 +122,12 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> bool {
         slot.write(Inflight { tid: task.tid, nr: nr as u32, time: emit::now(), table: files.files, before, pos });
     }
     true
+}
+
+/// Status flags that a call is about to change, marked as known.
+#[inline(always)]
+fn flags_before(files: Files, fd: u64) -> u64 {
+    FLAGS_KNOWN | u64::from(kernel::status_flags(files.file(fd)))
 }
 
 /// `sys_exit(struct pt_regs *regs, long ret)`: may it concern us? Asked of every call of the machine, so what most of them
@@ -186,7 +201,7 @@ pub fn tell_call(regs: *const c_void, ret: i64) {
             _ => {}
         },
         class::IOCTL if ret >= 0 => match regs.arg(1) & 0xffff_ffff {
-            FIOCLEX | FIONCLEX => done.plain(),
+            FIOCLEX | FIONCLEX | FIONBIO => done.plain(),
             command if makes_descriptor(command) => done.with_file(ret as u64),
             _ => {}
         },

@@ -9,8 +9,9 @@
 //!   standard streams; processes that have run another program since.
 //! * `shared-offset`: the same for reads, writes and seeks that move the offset of one regular file without `O_APPEND`.
 //!   *Look-alikes.* `pread`, logs, a shell and its children on the standard streams.
-//! * `shared-flags`: one side set `O_NONBLOCK`, and another side, which never did, got `EAGAIN`. *Look-alikes.* Descriptions
-//!   in an event loop's hands; flags that are put back.
+//! * `shared-flags`: one side set `O_NONBLOCK` on a file that was blocking, and another side, which never did, got `EAGAIN`;
+//!   pipes and terminals too. *Look-alikes.* Descriptions in an event loop's hands; flags that are put back; flags that
+//!   were there before.
 
 use std::rc::Rc;
 
@@ -94,25 +95,12 @@ impl Rules {
                 }
                 let known = self.shared.contains_key(&description.serial);
                 if !known {
-                    let description = Rc::clone(description);
-                    let fresh = Shared {
-                        description,
-                        turns: Vec::new(),
-                        told: false,
-                        crossed: None,
-                        nonblocking: None,
-                        flags_told: false,
-                    };
-                    self.shared.insert(live.data.description.serial, fresh);
+                    self.shared.insert(description.serial, Shared::new(description));
                 }
                 out.wants.push(Want::Turns { file: live.data.description.file, fd: slot.fd, times: USES });
             }
             Change::Used { slot, number, by } if !self.shared.is_empty() => self.used(*slot, *number, by, world, out),
-            Change::FlagsSet { slot, flags, by, .. } if !self.shared.is_empty() => {
-                let Some(live) = world.slot(*slot).and_then(|slot| slot.live()) else { return };
-                let Some(shared) = self.shared.get_mut(&live.data.description.serial) else { return };
-                shared.nonblocking = (flags & O_NONBLOCK != 0).then(|| (slot.table, Rc::clone(by)));
-            }
+            Change::FlagsSet { slot, flags, before, by, .. } => self.flags_set(*slot, *flags, *before, by, world, out),
             // Whoever runs another program uses what it was given, on purpose.
             Change::Execed { process } if !self.shared.is_empty() => {
                 let Some(table) = world.table_of_process(*process) else { return };
@@ -121,7 +109,8 @@ impl Rules {
                 }
             }
             Change::TableDied { .. } => self.shared.retain(|_, shared| {
-                let kept = shared.description.holders.get() > 1;
+                let lasts = shared.nonblocking.is_some() && !shared.flags_told;
+                let kept = shared.description.holders.get() > u32::from(!lasts);
                 if !kept {
                     out.findings.extend(shared.crossed.take());
                 }
@@ -148,6 +137,40 @@ impl Rules {
         out.findings.extend(left);
     }
 
+    fn flags_set(
+        &mut self,
+        slot: SlotId,
+        flags: u32,
+        before: Option<u32>,
+        by: &Rc<Stamp>,
+        world: &World,
+        out: &mut Out<'_>,
+    ) {
+        let Some(live) = world.slot(slot).and_then(|slot| slot.live()) else { return };
+        let description = &live.data.description;
+        let changes = flags & O_NONBLOCK != 0 && before.is_some_and(|before| before & O_NONBLOCK == 0);
+        if !self.shared.contains_key(&description.serial) {
+            let may_wait = matches!(description.kind(), Kind::Socket { .. } | Kind::Pipe | Kind::CharDevice);
+            if !changes || !may_wait || description.holders.get() < 2 || self.shared.len() >= REMEMBERED {
+                return;
+            }
+            self.shared.insert(description.serial, Shared::new(description));
+        }
+        let Some(shared) = self.shared.get_mut(&description.serial) else { return };
+        match &shared.nonblocking {
+            // It was so before: whoever asks for it once more agrees.
+            _ if flags & O_NONBLOCK != 0 && !changes => {
+                shared.nonblocking.take_if(|(setter, _)| *setter != slot.table);
+            }
+            _ => {
+                shared.nonblocking = changes.then(|| (slot.table, Rc::clone(by)));
+                if changes {
+                    out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: USES });
+                }
+            }
+        }
+    }
+
     fn used(&mut self, slot: SlotId, number: u32, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {
         let Some(life) = world.slot(slot).and_then(|slot| slot.life(number)) else { return };
         let Some(shared) = self.shared.get_mut(&life.data.description.serial) else { return };
@@ -155,7 +178,12 @@ impl Rules {
         if by.errno() == Some(EAGAIN) && moves(call) {
             eagain(shared, slot, number, by, world, out);
         }
-        if shared.told || by.ret <= 0 || !moves(call) || given_at_exec(life, by.tgid, world) {
+        if shared.told
+            || !matters(&shared.description)
+            || by.ret <= 0
+            || !moves(call)
+            || given_at_exec(life, by.tgid, world)
+        {
             return;
         }
         if shared.turns.last().is_some_and(|turn| turn.table == slot.table) {
@@ -184,6 +212,19 @@ impl Rules {
         }
         if shared.told {
             shared.turns.clear();
+        }
+    }
+}
+
+impl Shared {
+    fn new(description: &Rc<Description>) -> Self {
+        Self {
+            description: Rc::clone(description),
+            turns: Vec::new(),
+            told: false,
+            crossed: None,
+            nonblocking: None,
+            flags_told: false,
         }
     }
 }

@@ -220,6 +220,12 @@ fn shared_flags() {
     assert_eq!(story("2 setfl 3 2048\n1 read 3 = EAGAIN"), ["shared-flags proven 1 3"]);
     assert_eq!(story("2 setfl 3 2048\n2 setfl 3 0\n1 read 3 = EAGAIN"), NONE);
     assert_eq!(story("1 setfl 3 2048\n1 read 3 = EAGAIN"), NONE);
+    assert_eq!(story("2 setfl 3 2048\n1 setfl 3 2048\n1 read 3 = EAGAIN"), NONE, "they agree");
+    let before = "1 socket -> 3\n1 setfl 3 2048\n1 fork -> 2\n2 setfl 3 2048\n1 read 3 = EAGAIN";
+    assert_eq!(of(rule, before), NONE, "it was so before");
+    // It lasts longer than whoever did it.
+    let pipe = "1 pipe2 -> 3 4\n1 fork -> 2\n2 setfl 3 2048\n2 exit\n1 read 3 = EAGAIN";
+    assert_eq!(of(rule, pipe), ["shared-flags proven 1 3"]);
 }
 
 #[test]

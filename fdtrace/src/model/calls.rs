@@ -113,10 +113,11 @@ impl World {
             Effect::EpollCtl(ctl) => self.epoll_ctl(table, ctl, &by, changes),
             Effect::EpollWait { epoll, file, data, .. } => self.epoll_wait(table, *epoll, *file, data, &by, changes),
             Effect::Used { fd } => self.used(SlotId { table, fd: *fd }, &by, changes),
-            Effect::SetFlags { fd, flags } => {
+            Effect::SetFlags { fd, flags, before } => {
                 let slot = SlotId { table, fd: *fd };
                 if let Some(number) = self.number(slot) {
-                    changes.push(Change::FlagsSet { slot, number, flags: *flags, by: Rc::clone(&by) });
+                    let (flags, before) = (*flags, *before);
+                    changes.push(Change::FlagsSet { slot, number, flags, before, by: Rc::clone(&by) });
                 }
             }
             Effect::Lock { fd, unlock } => {

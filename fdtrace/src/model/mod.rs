@@ -88,6 +88,8 @@ pub enum Change {
         slot: SlotId,
         number: u32,
         flags: u32,
+        /// Those that it had; `None`: not known.
+        before: Option<u32>,
         by: Rc<Stamp>,
     },
     /// A record lock was taken through a slot, or given back.

@@ -319,7 +319,13 @@ impl Script {
                 }
                 Effect::SetCloexec { fd: first as i32, on }
             }
-            ("setfl", None) => Effect::SetFlags { fd: first as i32, flags: second as u32 },
+            ("setfl", None) => {
+                // The flags are the file's: every number that leads to it sees them.
+                let file = here.expect("an open number").file;
+                let files = self.tables.values_mut().flat_map(|numbers| numbers.values_mut());
+                files.filter(|open| open.file.file == file.file).for_each(|open| open.file.flags = second as u32);
+                Effect::SetFlags { fd: first as i32, flags: second as u32, before: Some(file.flags) }
+            }
             ("lock" | "unlock", None) => Effect::Lock { fd: first as i32, unlock: verb == "unlock" },
             ("epoll_ctl", _) => {
                 let op = match words[1] {

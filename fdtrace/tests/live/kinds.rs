@@ -60,3 +60,52 @@ fn a_socket_call_on_what_is_none_any_more() {
     assert!(findings(&["tidy"]).is_empty());
     assert!(findings(&["tidy", "and", "careless"]).is_empty());
 }
+
+/// A child makes a pipe of both non-blocking and ends; its parent reads. `before`: it was so before the fork, by a call
+/// that sets nothing but that.
+const FLAGS: &str = r#"
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+int main(int argc, char **argv) {
+    int pipes[2], one = 1;
+    char byte;
+    pipe(pipes);
+    if (argc > 1) ioctl(pipes[0], FIONBIO, &one);
+    if (fork() == 0) {
+        fcntl(pipes[0], F_SETFL, O_NONBLOCK);
+        _exit(0);
+    }
+    wait(0);
+    usleep(1000000);
+    read(pipes[0], &byte, 1);
+    return 0;
+}
+"#;
+
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn flags_that_outlive_whoever_set_them() {
+    let scratch = Scratch::new();
+    let (source, program) = (scratch.write("flags.c", FLAGS), scratch.path("flags"));
+    let mut compiler = Command::new("cc");
+    compiler.args(["-g", "-w", "-o"]).arg(&program).arg(&source);
+    assert!(compiler.status().is_ok_and(|status| status.success()), "a C compiler");
+    let findings = |arguments: &[&str]| {
+        let mut command = vec![program.as_os_str()];
+        command.extend(arguments.iter().map(std::ffi::OsStr::new));
+        let (report, lines) = record(&scratch, &command);
+        assert_eq!(report.status, Some(0), "{}", report.stderr);
+        lines.into_iter().filter(|line| line["type"] == "finding").collect::<Vec<_>>()
+    };
+    let found = findings(&[]);
+    let [finding] = found.as_slice() else { panic!("{found:#?}") };
+    assert_eq!((finding["rule"].as_str(), finding["confidence"].as_str()), (Some("shared-flags"), Some("proven")));
+    assert_eq!(
+        (finding["culprit"]["call"].as_str(), finding["victim"]["call"].as_str()),
+        (Some("fcntl"), Some("read"))
+    );
+    assert!(findings(&["before"]).is_empty());
+}
