@@ -102,12 +102,18 @@ impl World {
                 let (Ok(first), last) = (i32::try_from(*first), i32::try_from(*last).unwrap_or(i32::MAX)) else {
                     return;
                 };
+                let mut raced = false;
                 if let Some(table) = self.tables.get_mut(&table) {
                     for (_, slot) in table.slots.range_mut(first..=last) {
                         if let Some(live) = slot.live_mut() {
                             live.data.cloexec = true;
+                            // Installed meanwhile: before or after is told by the kernel's table only.
+                            raced |= live.born.exit.pos >= by.at.start();
                         }
                     }
+                }
+                if raced {
+                    self.unseen.insert(by.tgid);
                 }
             }
             Effect::EpollCtl(ctl) => self.epoll_ctl(table, ctl, &by, changes),

@@ -286,6 +286,12 @@ fn an_open_beside_a_call_on_a_range() {
     assert!(bench.asks(), "the range may have had it");
     bench.open(at(9, 10), 13, 0xa2);
     assert!(!bench.asks());
+    // It returned first.
+    bench.open(at(11, 12), 14, 0xa3);
+    bench.call("close_range", at(12, 15), 0, Effect::CloexecRange { first: 14, last: 20 });
+    assert!(bench.asks(), "it may have come after the range was marked");
+    bench.call("close_range", at(16, 17), 0, Effect::CloexecRange { first: 14, last: 20 });
+    assert!(!bench.asks());
 }
 
 #[test]
