@@ -14,6 +14,11 @@ pub struct Offsets {
     pub task_comm: u32,
     pub task_exit_code: u32,
     pub task_start_boottime: u32,
+    pub task_thread_pid: u32,
+    pub pid_level: u32,
+    pub pid_numbers: u32,
+    pub upid_nr: u32,
+    pub upid_size: u32,
     pub task_group_leader: u32,
     pub signal_live: u32,
     pub files_count: u32,
@@ -58,7 +63,7 @@ pub struct Offsets {
     pub compat_bit: u32,
 }
 
-const WORDS: usize = 58;
+const WORDS: usize = 63;
 const _: () = assert!(size_of::<Offsets>() == WORDS * 4 && align_of::<Offsets>() == 4);
 
 impl Offsets {

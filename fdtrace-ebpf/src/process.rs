@@ -9,7 +9,8 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_probe_read_kernel_str_bytes, bpf_probe_read_user_buf, generated::bpf_probe_read_kernel,
 };
 use fdtrace_common::wire::{
-    ARGV_MAX, Exec, Exit, Fork, PATH_MAX, TABLE_ROWS, TABLE_WALK_MAX, Table, TracedProcess, flag, kind, loss, traced,
+    ARGV_MAX, Exec, Exit, Fork, Namespaced, PATH_MAX, TABLE_ROWS, TABLE_WALK_MAX, Table, TracedProcess, flag, kind,
+    loss, traced,
 };
 
 use crate::{
@@ -66,9 +67,35 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
             (*record).comm = bpf_get_current_comm().unwrap_or_default();
         }
     });
+    if child_tgid != tgid {
+        namespaced(child, Subject { tgid: child_tgid, tid: child_tid, table: child_table }, process);
+    }
     if child_table != table {
         walk(Subject { tgid: child_tgid, tid: child_tid, table: child_table }, process);
     }
+}
+
+/// Tells by what number a new process goes in its own pid namespace, if that is not the initial one.
+#[inline(always)]
+fn namespaced(child: *const c_void, who: Subject, process: *mut TracedProcess) {
+    // SAFETY: typed by the tracepoint; the offset comes from BTF.
+    let pid: u64 = unsafe { member(child, offset!(task_thread_pid)) };
+    // SAFETY: the helper checks the address.
+    let level = unsafe { read::<u32>(pid + offset!(pid_level) as u64) };
+    if level == 0 {
+        return;
+    }
+    let number = pid + offset!(pid_numbers) as u64 + u64::from(level) * offset!(upid_size) as u64;
+    // SAFETY: as above.
+    let inside = unsafe { read::<u32>(number + offset!(upid_nr) as u64) };
+    emit::fixed::<Namespaced>(loss::RING_PROCESS, process, |record| {
+        // SAFETY: the reserved record.
+        unsafe {
+            emit::fill_header(&raw mut (*record).header, kind::NAMESPACED, 0, who);
+            (*record).inside = inside;
+            (*record).level = level;
+        }
+    });
 }
 
 /// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`, in the context of `p`.

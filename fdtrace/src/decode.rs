@@ -75,6 +75,10 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
                 table_users: record.table_users,
             }
         }
+        kind::NAMESPACED => {
+            let (record, _) = wire::read::<wire::Namespaced>(bytes).ok_or(short)?;
+            What::Namespaced { inside: record.inside }
+        }
         kind::TABLE => {
             let (record, _) = wire::read::<wire::Table>(bytes).ok_or(short)?;
             What::Table {
@@ -427,6 +431,7 @@ mod tests {
         prefixes::<wire::Fork>(kind::FORK);
         prefixes::<wire::Exec>(kind::EXEC);
         prefixes::<wire::Exit>(kind::EXIT);
+        prefixes::<wire::Namespaced>(kind::NAMESPACED);
         prefixes::<wire::Table>(kind::TABLE);
         prefixes::<wire::SnapRow>(kind::SNAP_ROW);
         prefixes::<wire::Lost>(kind::LOST);

@@ -62,6 +62,10 @@ pub enum What {
         start: u64,
         comm: [u8; 16],
     },
+    /// The process goes by this number in its own pid namespace.
+    Namespaced {
+        inside: u32,
+    },
     Exec {
         old_tid: u32,
         path: Rc<[u8]>,

@@ -54,6 +54,8 @@ pub mod kind {
     pub const EXIT: u16 = 18;
     /// [`super::Table`].
     pub const TABLE: u16 = 19;
+    /// [`super::Namespaced`].
+    pub const NAMESPACED: u16 = 20;
     /// [`super::SnapRow`], then the path's bytes.
     pub const SNAP_ROW: u16 = 32;
     /// [`super::SnapEnd`].
@@ -308,6 +310,17 @@ pub struct Exit {
     pub table_users: u32,
 }
 
+/// A process, `header.tgid`, lives in a pid namespace below the initial one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Namespaced {
+    pub header: Header,
+    /// Its number in its own namespace.
+    pub inside: u32,
+    /// How far below the initial namespace that is.
+    pub level: u32,
+}
+
 /// 64 consecutive slots of one table at a moment when nothing can change it. `header.tgid` is the owner.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -379,6 +392,7 @@ plain! {
     Fork = 88,
     Exec = 80,
     Exit = 40,
+    Namespaced = 40,
     Table = 568,
     SnapRow = 104,
     SnapEnd = 40,

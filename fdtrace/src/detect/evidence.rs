@@ -148,6 +148,7 @@ pub fn finding(rule: &'static str, incident: u64, by: &Stamp, fd: i32, world: &W
         severity: text.map_or(Severity::Note, |text| text.severity),
         incident,
         pid: by.tgid,
+        inside: Vec::new(),
         process: comm(world, by.tgid),
         fd,
         generation: None,

@@ -171,6 +171,8 @@ pub struct Finding {
     pub incident: u64,
     /// The process that was hit, or in which it happened.
     pub pid: u32,
+    /// Numbers that processes in it go by in their own pid namespaces, where these are not the initial one.
+    pub inside: Vec<(u32, u32)>,
     pub process: Name,
     pub fd: i32,
     pub generation: Option<u32>,

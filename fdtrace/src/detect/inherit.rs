@@ -197,6 +197,7 @@ impl Rules {
             severity: text.map_or(super::finding::Severity::Medium, |text| text.severity),
             incident,
             pid: leaked.process,
+            inside: Vec::new(),
             process,
             fd,
             generation: Some(leaked.number),

@@ -138,7 +138,7 @@ impl Detector {
         self.share.on(change, world, &mut out);
         self.lock.on(change, world, &mut out);
         self.no_socket.on(change, world, &mut out);
-        humble(&mut findings[known..]);
+        settle(&mut findings[known..], world);
     }
 
     /// What has to be watched from now on. To be asked for after events were taken in.
@@ -156,7 +156,7 @@ impl Detector {
         self.overwrite.tick(world, &mut out);
         self.inherit.tick(world, &mut out);
         self.share.tick(world, &mut out);
-        humble(&mut findings[known..]);
+        settle(&mut findings[known..], world);
     }
 
     /// How much the rules forgot because there was too much of it: from then on they may miss something, or say it twice.
@@ -181,7 +181,19 @@ impl Detector {
         self.stale_ctl.finish(&mut out);
         self.leak.finish(world, &mut out);
         self.share.finish(&mut out);
-        humble(&mut findings[known..]);
+        settle(&mut findings[known..], world);
+    }
+}
+
+/// What holds for all findings.
+fn settle(findings: &mut [Finding], world: &World) {
+    humble(findings);
+    for finding in findings {
+        let mut pids: Vec<u32> = finding.acts().map(|act| act.pid).chain([finding.pid]).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        let inside = |pid: u32| Some((pid, world.processes.get(&pid)?.inside?));
+        finding.inside = pids.into_iter().filter_map(inside).collect();
     }
 }
 

@@ -340,6 +340,11 @@ impl World {
                 self.kinds.learn(*fop, &name[..len]);
             }
             What::Process { .. } => self.process_found(event),
+            What::Namespaced { inside } => {
+                if let Some(process) = self.processes.get_mut(&event.tgid) {
+                    process.inside = Some(*inside);
+                }
+            }
             What::EpollEntry { .. } => self.epoll_entry(event),
             What::Thread => {
                 self.threads.entry(event.tgid).or_default().push(event.tid);

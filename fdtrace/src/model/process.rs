@@ -14,6 +14,8 @@ pub struct Process {
     /// NUL-separated.
     pub argv: Rc<[u8]>,
     pub parent: Option<u32>,
+    /// Its number in its own pid namespace, if that is not the initial one.
+    pub inside: Option<u32>,
     /// When it was forked, if that was seen.
     pub forked: Option<Moment>,
     /// When it last began a new program, if that was seen.
@@ -30,6 +32,7 @@ impl Process {
             exe: [].into(),
             argv: [].into(),
             parent: None,
+            inside: None,
             forked: None,
             execed: None,
             exited: None,

@@ -26,6 +26,10 @@ pub fn checkpoint(world: &World, out: &mut dyn FnMut(&[u8])) {
         let (exe_len, argv_len) = (process.exe.len() as u32, process.argv.len() as u32);
         let record = wire::ProcessInfo { header, start: process.start, comm, exe_len, argv_len };
         out(&[bytes_of(&record), &process.exe, &process.argv].concat());
+        if let Some(inside) = process.inside {
+            let header = Header { kind: kind::NAMESPACED, ..header };
+            out(bytes_of(&wire::Namespaced { header, inside, level: 1 }));
+        }
     }
     out(bytes_of(&wire::SnapBegin { header: header(kind::SNAP_BEGIN) }));
     let mut rows = 0;

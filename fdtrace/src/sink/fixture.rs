@@ -119,6 +119,7 @@ pub fn finding(rule: &'static str, confidence: Confidence, message: &str, timeli
         severity: rules::find(rule).map_or(Severity::High, |rule| rule.severity),
         incident: 1,
         pid: last.pid,
+        inside: Vec::new(),
         process: last.process.clone(),
         fd: last.fd,
         generation: last.generation,

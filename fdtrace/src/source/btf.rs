@@ -187,6 +187,17 @@ impl<'a> Btf<'a> {
         Err(MissingMember { structure: structure.to_owned(), member: member.to_owned(), why })
     }
 
+    /// Size of a structure, bytes.
+    pub fn size(&self, structure: &str) -> Result<u32, MissingMember> {
+        let start = self.structures.iter().find(|start| self.is_named(**start, Kind::Struct, structure));
+        // A type begins with its name, its kind, and for a structure its size.
+        start.and_then(|start| u32_at(self.types, *start as usize + 8)).ok_or_else(|| MissingMember {
+            structure: structure.to_owned(),
+            member: "(size)".to_owned(),
+            why: Why::NoStructure,
+        })
+    }
+
     fn offset_at(&self, start: u32, path: &str) -> Result<u32, Why> {
         let mut visits = VISITS;
         let mut bits = 0_u32;

@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, os::unix::ffi::OsStrExt, path::Path};
 
-use fdtrace_common::wire::{ARGV_MAX, EpollEntry, Header, PATH_MAX, ProcessInfo, Thread, bytes_of, flag, kind};
+use fdtrace_common::wire::{
+    ARGV_MAX, EpollEntry, Header, Namespaced, PATH_MAX, ProcessInfo, Thread, bytes_of, flag, kind,
+};
 
 use super::{clock, procfs};
 
@@ -70,6 +72,15 @@ fn epoll_entry(line: &str, epoll: i32, header: Header) -> Option<EpollEntry> {
         dev: u32::try_from(hex("sdev:")?).ok()?,
         events: u32::try_from(hex("events:")?).ok()?,
     })
+}
+
+/// A [`Namespaced`] record, if the process is in a pid namespace below ours.
+pub fn namespaced(tgid: u32) -> Option<Vec<u8>> {
+    let status = procfs::status(Path::new(procfs::ROOT), tgid).ok()?;
+    let [_, .., inside] = status.ns_pids.as_slice() else { return None };
+    let header = Header { kind: kind::NAMESPACED, tgid, tid: tgid, time: clock::boot_ns(), ..Header::default() };
+    let level = u32::try_from(status.ns_pids.len() - 1).unwrap_or(u32::MAX);
+    Some(bytes_of(&Namespaced { header, inside: *inside, level }).to_vec())
 }
 
 /// A [`ProcessInfo`] record.

@@ -10,6 +10,7 @@ mod killed;
 mod kinds;
 mod loss;
 mod misuse;
+mod namespaces;
 mod pipelines;
 mod property;
 mod recording;

@@ -93,6 +93,7 @@ impl Record for FindingForm<'_> {
             severity,
             incident,
             pid,
+            inside,
             process,
             fd,
             generation,
@@ -111,6 +112,8 @@ impl Record for FindingForm<'_> {
         map.serialize_entry("incident", incident)?;
         time(map, *at, self.wall)?;
         map.serialize_entry("pid", pid)?;
+        let inside = inside.iter().find(|(outside, _)| outside == pid).map(|(_, inside)| inside);
+        map.serialize_entry("pid_inside", &inside)?;
         name(map, "process", process)?;
         map.serialize_entry("fd", fd)?;
         map.serialize_entry("generation", generation)?;

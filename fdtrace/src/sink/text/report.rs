@@ -74,12 +74,13 @@ fn processes(head: &Folded, acts: &[Act], around: &Surroundings<'_>) -> Vec<Line
     }
     let label = if involved.len() > 1 { "processes" } else { "process" };
     let mut lines: Vec<Line> = Vec::new();
+    let inside = |pid| head.finding.inside.iter().find(|(outside, _)| *outside == pid).map(|(_, inside)| *inside);
     let left_out = involved.len().saturating_sub(PROCESSES);
     for (pid, name) in involved.into_iter().take(PROCESSES) {
         let label = if lines.is_empty() { label } else { "" };
         let line = Line::of(Tone::Strong, format!("  {label:<9}  "));
         let room = around.width.saturating_sub(line.width());
-        lines.push(line.and(Tone::Plain, words::process(pid, name, targets, room)));
+        lines.push(line.and(Tone::Plain, words::process(pid, inside(pid), name, targets, room)));
     }
     if left_out > 0 {
         lines.push(Line::new().padded(13).and(Tone::Dim, format!("and {left_out} more")));

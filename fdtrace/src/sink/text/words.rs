@@ -191,7 +191,7 @@ pub fn function(frame: &Frame) -> String {
 }
 
 /// A process as a user knows it: the command line of a target, the command name of others.
-pub fn process(pid: u32, name: &Name, targets: &[Target], width: usize) -> String {
+pub fn process(pid: u32, inside: Option<u32>, name: &Name, targets: &[Target], width: usize) -> String {
     let cmdline = targets.iter().find(|target| {
         // After an exec the old arguments are no longer true.
         target.pid == pid && target.name == *name && !target.cmdline.is_empty()
@@ -203,7 +203,10 @@ pub fn process(pid: u32, name: &Name, targets: &[Target], width: usize) -> Strin
         }
         None => escape_terminal(&name.0),
     };
-    let pid = format!("  (pid {pid})");
+    let pid = match inside {
+        Some(inside) => format!("  (pid {pid}, {inside} in its namespace)"),
+        None => format!("  (pid {pid})"),
+    };
     shorten_middle(&text, width.saturating_sub(pid.len()).max(8)) + &pid
 }
 

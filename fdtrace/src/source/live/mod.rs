@@ -146,6 +146,7 @@ impl Live {
             .insert(tgid, [flags, 0, 0, 0], 0)
             .with_context(|| format!("cannot add process {tgid} to the set of traced processes"))?;
         self.queued.push(process::record(tgid));
+        self.queued.extend(process::namespaced(tgid));
         // A thread born meanwhile is reported by its fork.
         self.queued.extend(process::threads(tgid));
         Ok(())

@@ -30,7 +30,7 @@ pub fn may_be_recorded(record: u16) -> bool {
     matches!(
         record,
         kind::CALL..=kind::CALL_EPOLL_WAIT
-            | kind::FORK..=kind::TABLE
+            | kind::FORK..=kind::NAMESPACED
             | kind::SNAP_ROW..=kind::SNAP_END
             | kind::LOST..=kind::SNAP_BEGIN
             | witness::kind::STACK..=witness::kind::TYPE

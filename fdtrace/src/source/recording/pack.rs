@@ -197,6 +197,7 @@ fn fixed_len(record: u16, len: usize) -> usize {
         kind::CALL_PATH => size_of::<wire::CallPath>(),
         kind::EXEC => size_of::<wire::Exec>(),
         kind::PROCESS => size_of::<wire::ProcessInfo>(),
+        kind::NAMESPACED => size_of::<wire::Namespaced>(),
         kind::SNAP_ROW => size_of::<wire::SnapRow>(),
         _ => WORDS_MAX * 8,
     };
