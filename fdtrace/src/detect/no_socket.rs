@@ -8,7 +8,7 @@
 use crate::{
     collections::Told,
     model::{Change, World, description::Kind, table::SlotId},
-    order::{Life, Stamp},
+    order::{How, Life, Stamp},
 };
 
 use super::{
@@ -54,11 +54,14 @@ impl Rules {
         let Some(life) = state.life(number) else { return };
         let was_socket = |old: &&Life<_>| old.number < number && is_socket(old);
         let was = state.past().rev().find(was_socket);
-        let Some(old) = was.filter(|old| old.end().is_some_and(|end| same_program(end, by, world))) else {
+        let ended = |old: &&Life<_>| old.end().is_some_and(|end| same_program(end, by, world));
+        let Some(old) = was.filter(ended) else {
             self.careless.insert(by.tgid);
             return;
         };
-        if self.careless.contains(&by.tgid) || !self.told.insert((slot, number)) {
+        // Who was overwritten is a matter of `clobbered-fd`.
+        let replaced = old.end().is_some_and(|end| end.how == How::Replaced);
+        if replaced || self.careless.contains(&by.tgid) || !self.told.insert((slot, number)) {
             return;
         }
         let begun = life.data.by.as_ref();

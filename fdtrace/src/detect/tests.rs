@@ -50,6 +50,8 @@ fn a_socket_call_on_what_is_none_any_more() {
     assert_eq!(of(rule, &format!("{reused}1 getsockname 3 = ENOTSOCK")), NONE, "it asks");
     assert_eq!(of(rule, "1 open /a -> 3\n1 close 3\n1 open /b -> 3\n1 sendto 3 = ENOTSOCK"), NONE);
     assert_eq!(of(rule, "1 socket -> 1\n1 close 1\n1 pipe2 -> 1 4\n1 sendto 1 = ENOTSOCK"), NONE);
+    let overwritten = "1 open /a -> 4\n1 socket -> 3\n1 thread 7\n1.7 dup2 4 3\n1 sendto 3 = ENOTSOCK";
+    assert_eq!(of(rule, overwritten), NONE, "that is `clobbered-fd`");
     // Whoever tries `send` first on everything means no socket.
     let tries = "1 pipe2 -> 8 9\n1 sendto 9 = ENOTSOCK\n";
     assert_eq!(of(rule, &format!("{tries}{reused}1 sendto 3 = ENOTSOCK")), NONE);
