@@ -411,11 +411,18 @@ impl World {
     fn part(&mut self, id: TableId, tgid: u32, tid: u32) {
         let Some(table) = self.tables.get_mut(&id) else { return };
         table.leave(tgid, tid);
-        if table.alive() {
-            return;
+        self.bury_unused(id, tgid, tid);
+    }
+
+    /// The end of a table that nobody uses, and of which no copy is on its way. The thread is the last one that used it.
+    fn bury_unused(&mut self, id: TableId, tgid: u32, tid: u32) {
+        let Some(table) = self.tables.get(&id).filter(|table| !table.alive()) else { return };
+        let (addr, is_copied) = (table.addr, table.copied > 0);
+        if self.by_addr.get(&addr) == Some(&id) {
+            self.by_addr.remove(&addr);
+            self.drop_listing(addr);
         }
-        self.by_addr.remove(&table.addr);
-        self.listings.remove(&table.addr);
+        let Some(table) = self.tables.get(&id).filter(|_| !is_copied) else { return };
         let open: Vec<i32> = table.open().map(|(fd, _)| fd).collect();
         let over: usize = table.slots.values().map(|slot| slot.past().len()).sum();
         self.dead_lives.count = self.dead_lives.count.saturating_sub(over);

@@ -59,6 +59,16 @@ enum Reason {
     Exec,
 }
 
+impl Listing {
+    /// The table that it is a copy of.
+    fn original(&self) -> Option<TableId> {
+        match self.reason {
+            Reason::Copy { from } | Reason::CopyAndExec { from } => Some(from),
+            Reason::Exec => None,
+        }
+    }
+}
+
 impl World {
     pub(super) fn fork(&mut self, event: &Event, changes: &mut Vec<Change>) {
         let What::Fork { tgid, tid, table: addr, start, comm: name } = &event.what else { return };
@@ -101,6 +111,8 @@ impl World {
     /// A new table, whose rows follow.
     fn copy(&mut self, event: &Event, addr: TableAddr, (tgid, tid): (u32, u32), from: TableId) -> TableId {
         self.forget(addr);
+        // The thread may be the last one that is known to use it: others are on their way out.
+        self.keep_original(from, true);
         let at = event.at.exit;
         let table = self.new_table(addr, tgid, tid, Lineage::Copied { from, at });
         let inherited = self.tables.get(&from).map(|from| (from.lost_until, from.uncertain_since));
@@ -109,8 +121,37 @@ impl World {
         }
         let by = Rc::new(self.stamp(event));
         let listing = Listing { table, reason: Reason::Copy { from }, by, listed: BTreeSet::new(), after: None };
-        self.listings.insert(addr, listing);
+        self.list(addr, listing);
+        self.keep_original(from, false);
         table
+    }
+
+    fn keep_original(&mut self, table: TableId, on: bool) {
+        if let Some(table) = self.tables.get_mut(&table) {
+            table.copied = if on { table.copied + 1 } else { table.copied.saturating_sub(1) };
+        }
+    }
+
+    /// The rows of a table will come. What it is a copy of is kept until they are there.
+    fn list(&mut self, addr: TableAddr, listing: Listing) {
+        if let Some(from) = listing.original() {
+            self.keep_original(from, true);
+        }
+        self.drop_listing(addr);
+        self.listings.insert(addr, listing);
+    }
+
+    /// No more rows will come.
+    pub(super) fn drop_listing(&mut self, addr: TableAddr) {
+        if let Some(listing) = self.listings.remove(&addr) {
+            self.listed(&listing);
+        }
+    }
+
+    fn listed(&mut self, listing: &Listing) {
+        let Some(from) = listing.original() else { return };
+        self.keep_original(from, false);
+        self.bury_unused(from, listing.by.tgid, listing.by.tid);
     }
 
     /// The kernel has given this address to a new table, so the old one is dead, though that was not seen.
@@ -153,7 +194,7 @@ impl World {
             }
         }
         let by = Rc::new(self.stamp(event));
-        self.listings.insert(event.table, Listing { table, reason, by, listed: BTreeSet::new(), after: None });
+        self.list(event.table, Listing { table, reason, by, listed: BTreeSet::new(), after: None });
         changes.push(Change::Execed { process: event.tgid });
     }
 
@@ -231,6 +272,7 @@ impl World {
             Reason::Copy { .. } | Reason::CopyAndExec { .. } => {}
             Reason::Exec => self.purge(&listing, beyond_walk, changes),
         }
+        self.listed(&listing);
     }
 
     /// A copied table has this row: so had the original, at the moment of the copy.

@@ -82,6 +82,8 @@ pub struct Table {
     users: BTreeMap<u32, usize>,
     /// Tasks that use it.
     tasks: BTreeSet<u32>,
+    /// Copies of it whose rows are on their way: until they are there, it is looked at.
+    pub(super) copied: u32,
     pub lineage: Lineage,
     /// Just above the ring position of the last call that changed it; 0: none.
     pub(super) changed: u64,
@@ -103,6 +105,7 @@ impl Table {
             slots: BTreeMap::new(),
             users: BTreeMap::new(),
             tasks: BTreeSet::new(),
+            copied: 0,
             lineage,
             changed: 0,
             swept: 0,

@@ -277,6 +277,33 @@ fn a_call_beside_a_copy_that_is_not_listed_to_the_end() {
 }
 
 #[test]
+fn the_last_one_that_leaves_a_table_takes_all_of_it_along() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    bench.open(at(3, 4), 2000, 0xa1);
+    // All threads but one are known to have gone when that one's copy is told.
+    let tids: Vec<u32> = bench.world.tables[&bench.world.by_addr[&TABLE]].tasks().iter().copied().collect();
+    let (last, others) = tids.split_last().expect("tasks");
+    for tid in others {
+        let what = What::Exit { code: 0, group_dead: false, table_users: 1 };
+        bench.world.apply(&Event { at: at(5, 6), tgid: 1, tid: *tid, table: TABLE, what }, &mut bench.changes);
+    }
+    let calls = (0..512).filter_map(|nr| syscalls::lookup(Arch::X86_64, nr));
+    let sys = calls.into_iter().find(|call| call.name == "unshare").expect("a call");
+    let call = Call { sys, args: [0; 6], ret: 0, enter_table: Some(TABLE), effect: Effect::None };
+    let event = Event { at: at(7, 8), tgid: 1, tid: *last, table: COPY, what: What::Call(call) };
+    bench.world.apply(&event, &mut bench.changes);
+    let rows = vec![TableRow { fd: 3, file: 0xa0, cloexec: false }];
+    let listing = What::Table { rows, more: false, beyond_walk: true };
+    let once = Interval { enter: None, exit: moment(9) };
+    bench.world.apply(&Event { at: once, tgid: 1, tid: *last, table: COPY, what: listing }, &mut bench.changes);
+    assert!(bench.slot_in(COPY, 3).live().is_some());
+    assert!(bench.slot_in(COPY, 2000).live().is_some());
+    assert!(!bench.world.by_addr.contains_key(&TABLE), "nobody uses the old one");
+    assert!(bench.changes.iter().any(|change| matches!(change, Change::TableDied { .. })));
+}
+
+#[test]
 fn an_open_beside_a_call_on_a_range() {
     let mut bench = Bench::new();
     bench.open(at(1, 2), 3, 0xa0);
