@@ -189,8 +189,7 @@ pub fn status_flags(file: u64) -> u32 {
     if file == 0 {
         return 0;
     }
-    // SAFETY: the helper checks the address; the offset comes from BTF.
-    unsafe { read::<u32>(file + offset!(file_f_flags) as u64) }
+    read::<u32>(file + offset!(file_f_flags) as u64)
 }
 
 /// Fills `out` with what a `struct file` is.

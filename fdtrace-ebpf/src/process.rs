@@ -78,16 +78,14 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
 /// Tells by what number a new process goes in its own pid namespace, if that is not the initial one.
 #[inline(always)]
 fn namespaced(child: *const c_void, who: Subject, process: *mut TracedProcess) {
-    // SAFETY: typed by the tracepoint; the offset comes from BTF.
-    let pid: u64 = unsafe { member(child, offset!(task_thread_pid)) };
-    // SAFETY: the helper checks the address.
-    let level = unsafe { read::<u32>(pid + offset!(pid_level) as u64) };
+    // Read as a number: older verifiers let nobody count from a typed pointer.
+    let pid = read::<u64>(child as u64 + offset!(task_thread_pid) as u64);
+    let level = read::<u32>(pid + offset!(pid_level) as u64);
     if level == 0 {
         return;
     }
     let number = pid + offset!(pid_numbers) as u64 + u64::from(level) * offset!(upid_size) as u64;
-    // SAFETY: as above.
-    let inside = unsafe { read::<u32>(number + offset!(upid_nr) as u64) };
+    let inside = read::<u32>(number + offset!(upid_nr) as u64);
     emit::fixed::<Namespaced>(loss::RING_PROCESS, process, |record| {
         // SAFETY: the reserved record.
         unsafe {
