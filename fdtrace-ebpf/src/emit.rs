@@ -118,6 +118,12 @@ pub fn room_for_stack() -> bool {
     crate::stack::ring_is_below(2)
 }
 
+/// Nor do the rows of a snapshot, which can wait.
+#[inline(always)]
+pub fn room_for_row() -> bool {
+    crate::stack::ring_is_below(2)
+}
+
 /// This processor's room for a record of variable length, until `turns::give_back`. `None`: it is taken, and the record is
 /// lost.
 #[inline(always)]

@@ -166,6 +166,10 @@ impl Files {
 
 const S_IFMT: u32 = 0o170_000;
 const S_IFSOCK: u32 = 0o140_000;
+const S_IFREG: u32 = 0o100_000;
+const O_APPEND: u32 = 0o2000;
+const SOCK_STREAM: u16 = 1;
+const SOCK_SEQPACKET: u16 = 5;
 
 /// Fills `out` with what is in a slot.
 ///
@@ -190,6 +194,21 @@ pub fn status_flags(file: u64) -> u32 {
         return 0;
     }
     read::<u32>(file + offset!(file_f_flags) as u64)
+}
+
+/// Two processes that use this file at the same time are in each other's way: a stream socket, or a regular file that has
+/// an offset.
+#[inline(always)]
+pub fn has_turns(file: u64) -> bool {
+    let inode = read::<u64>(file + offset!(file_f_inode) as u64);
+    match u32::from(read::<u16>(inode + offset!(inode_i_mode) as u64)) & S_IFMT {
+        S_IFSOCK => {
+            let socket = read::<u64>(file + offset!(file_private_data) as u64);
+            matches!(read::<u16>(socket + offset!(socket_type) as u64), SOCK_STREAM | SOCK_SEQPACKET)
+        }
+        S_IFREG => status_flags(file) & O_APPEND == 0,
+        _ => false,
+    }
 }
 
 /// Fills `out` with what a `struct file` is.

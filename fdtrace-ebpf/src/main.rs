@@ -22,6 +22,7 @@ mod maps;
 mod owner;
 mod process;
 mod python;
+mod share;
 mod shared;
 mod snapshot;
 mod stack;
@@ -29,6 +30,7 @@ mod stdio;
 mod syscalls;
 mod turns;
 mod walk;
+mod watch;
 
 use core::ffi::c_void;
 
@@ -165,6 +167,13 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// The same, after it: kernels that have no loops go without.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn forked_files(ctx: BtfTracePointContext) -> i32 {
+    share::forked(ctx.arg(0), ctx.arg(1));
+    0
+}
+
 /// `TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`.
 /// <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sched.h#L396>
 #[btf_tracepoint(function = "sched_process_exec")]
@@ -190,8 +199,10 @@ pub fn sched_process_exit(ctx: BtfTracePointContext) -> i32 {
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn snapshot(ctx: *const c_void) -> i32 {
     // SAFETY: the kernel passes a `struct bpf_iter__task_file`, and the verifier checks every access to it.
-    snapshot::row(unsafe { &*ctx.cast::<snapshot::TaskFile>() });
-    0
+    let done = snapshot::row(unsafe { &*ctx.cast::<snapshot::TaskFile>() });
+    // 1: `read` fails with `EAGAIN`, and the next one begins with the same descriptor.
+    // <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/bpf_iter.c#L179>
+    i32::from(!done)
 }
 
 #[cfg(not(test))]

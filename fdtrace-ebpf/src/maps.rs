@@ -37,9 +37,10 @@ pub static INFLIGHT: Array<Inflight> = Array::with_max_entries(INFLIGHT_ENTRIES,
 pub const INFLIGHT_ENTRIES: u32 = 65_536;
 
 /// What is to be reported when it is used: slots by `fdtrace_common::wire::watch_key`, and files by their address.
-/// [`crate::shared::WATCHED_NUMBERS`] is a coarse filter in front of it.
+/// [`crate::shared::WATCHED_NUMBERS`] is a coarse filter in front of it. Both sides put things in, and nobody takes out what
+/// went with its process: the longest unused goes.
 #[map]
-pub static WATCHED: HashMap<u64, Watch> = HashMap::with_max_entries(65_536, 0);
+pub static WATCHED: LruHashMap<u64, Watch> = LruHashMap::with_max_entries(65_536, 0);
 
 /// Counters that must not bounce between processors.
 #[map]

@@ -11,7 +11,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_loop;
 use fdtrace_common::{
-    wire::{Watch, watch_key},
+    wire::watch_key,
     witness::{
         Bind, CANDIDATES_MAX, CLOSEFD, Candidate, ClassKey, Holder, MAYBE_MAX, SlotKey, found, kind, owns, shared_class,
     },
@@ -23,9 +23,10 @@ use crate::{
     kernel::Files,
     maps::{HELD, HOLDERS, STACK_ROOM, WALK, WATCHED},
     python::thread_pointer,
-    shared::WATCHED_NUMBERS,
+    shared::watches_number,
     stdio,
     walk::{POINTERS, SEARCH_REGISTERS, STRIDE, WORDS, Walk, copy, has_python, mode},
+    watch,
 };
 
 /// How often the holder of a number is searched for.
@@ -284,9 +285,7 @@ unsafe extern "C" fn close_step(index: u32, _context: *mut c_void) -> i64 {
         let reached = (*candidate).found & found::PLACE != found::BOUND || closes;
         if holds {
             // It does not know, so what it does with the number from now on is worth telling.
-            let watch = Watch { left: STALE_USES, last: Watch::EVERY };
-            let _ = WATCHED.insert(watch_key((*walk).tgid, fd), watch, 0);
-            WATCHED_NUMBERS.set(WATCHED_NUMBERS.get() | 1 << (fd & 63));
+            watch::number((*walk).tgid, fd, STALE_USES);
         }
         // One that might come to hold the number holds it now, or has just let go of it.
         if (*candidate).object != (*walk).known.object && (holds || reached) {
@@ -299,12 +298,11 @@ unsafe extern "C" fn close_step(index: u32, _context: *mut c_void) -> i64 {
 /// What is known of the number tells who closes it, or that no object does: no search is needed.
 #[inline(always)]
 unsafe fn is_decided(walk: *const Walk) -> bool {
-    let numbers = WATCHED_NUMBERS.get();
     // SAFETY: `walk` is this processor's.
     unsafe {
         let fd = (*walk).wanted_fd;
         // Somebody was left behind with this number, and may close it.
-        if numbers >> (fd & 63) & 1 != 0 && WATCHED.get_ptr(watch_key((*walk).tgid, fd)).is_some() {
+        if watches_number(u64::from(fd)) && WATCHED.get_ptr(watch_key((*walk).tgid, fd)).is_some() {
             return false;
         }
         let known = &raw const (*walk).known;

@@ -1,6 +1,6 @@
 //! Words that both sides read and write while the programs run.
 //!
-//! Each is a section of its own, and so a map of one value of 8 bytes. The programs have its address as a constant:
+//! Each is a section of its own, and so a map of one value. The programs have its address as a constant:
 //! no look-up, and no null pointer for the verifier to walk past, which doubles what it has to walk.
 
 use core::{
@@ -61,12 +61,31 @@ pub static LOST_EPOCH: Word = Word::zero();
 #[unsafe(link_section = ".data.armed")]
 pub static ARMED: Word = Word::zero();
 
-/// The snapshot iterator looks at this tgid only; 0: at all that are traced.
+/// The lower half: the snapshot iterator looks at this tgid only; 0: at all that are traced. The upper half: which
+/// snapshot it is.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.snapshot")]
-pub static SNAPSHOT_TGID: Word = Word::zero();
+pub static SNAPSHOT: Word = Word::zero();
 
-/// One bit for each value of the low six bits of a number: somebody watches such a number, see the `WATCHED` map.
+/// One bit for each value of the low six bits of a number: user space watches such a number, see the `WATCHED` map.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.watched")]
 pub static WATCHED_NUMBERS: Word = Word::zero();
+
+/// The same for what the programs watch themselves, a word for each: processors that set bits of one word at the same time
+/// would undo each other's.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.own")]
+static OWN_NUMBERS: [Word; 64] = [const { Word::zero() }; 64];
+
+/// Watches a number, or a file behind it.
+#[inline(always)]
+pub fn watch_number(fd: u64) {
+    OWN_NUMBERS[(fd & 63) as usize].set(1);
+}
+
+/// Does anybody watch a number like this one?
+#[inline(always)]
+pub fn watches_number(fd: u64) -> bool {
+    WATCHED_NUMBERS.get() >> (fd & 63) & 1 != 0 || OWN_NUMBERS[(fd & 63) as usize].get() != 0
+}

@@ -70,13 +70,15 @@ pub struct Difference {
     pub pid: u32,
     pub fd: Option<i32>,
     pub aspect: Aspect,
+    /// The number that is watched, of a difference in what an epoll watches.
+    pub registered: Option<i32>,
     pub model: String,
     pub kernel: String,
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pid, fd, aspect, model, kernel } = self;
+        let Self { pid, fd, aspect, model, kernel, .. } = self;
         write!(f, "pid {pid}")?;
         if let Some(fd) = fd {
             write!(f, " fd {fd}")?;
@@ -164,7 +166,13 @@ struct Claim {
 impl Comparison {
     fn note(&mut self, pid: u32, fd: Option<i32>, aspect: Aspect, model: impl ToString, kernel: impl ToString) {
         let (model, kernel) = (model.to_string(), kernel.to_string());
-        self.differences.push(Difference { pid, fd, aspect, model, kernel });
+        self.differences.push(Difference { pid, fd, aspect, registered: None, model, kernel });
+    }
+
+    fn note_interest(&mut self, pair: &Pair<'_>, registered: i32, model: impl ToString, kernel: impl ToString) {
+        let (pid, fd, aspect) = (pair.pid, Some(pair.model.fd), Aspect::Interest);
+        let (registered, model, kernel) = (Some(registered), model.to_string(), kernel.to_string());
+        self.differences.push(Difference { pid, fd, aspect, registered, model, kernel });
     }
 
     fn silence(&mut self, aspect: Aspect) {
@@ -282,20 +290,14 @@ impl Comparison {
                     && entry.data.is_none_or(|data| data == known.data)
             };
             let Some(found) = left.iter().find(fits).copied() else {
-                self.note(
-                    pair.pid,
-                    Some(pair.model.fd),
-                    Aspect::Interest,
-                    format!("{entry:?}"),
-                    "no such registration",
-                );
+                self.note_interest(pair, entry.fd, format!("{entry:?}"), "no such registration");
                 continue;
             };
             left.retain(|known| !std::ptr::eq(*known, found));
             self.target(pair, entry, pairs);
         }
         for entry in left {
-            self.note(pair.pid, Some(pair.model.fd), Aspect::Interest, "no such registration", format!("{entry:?}"));
+            self.note_interest(pair, entry.fd, "no such registration", format!("{entry:?}"));
         }
     }
 
@@ -309,7 +311,7 @@ impl Comparison {
         let (epoll, slot) = ((pair.pid, pair.kernel.fd), (holder.pid, holder.kernel.fd));
         if !(0..alike).any(|offset| truth::watches(epoll, entry.fd, offset, slot).unwrap_or(false)) {
             let model = format!("{} watches {}", entry.fd, named((slot.0, Some(slot.1))));
-            self.note(pair.pid, Some(pair.model.fd), Aspect::Interest, model, "another description");
+            self.note_interest(pair, entry.fd, model, "another description");
         }
     }
 }

@@ -62,7 +62,7 @@ fn every_transition_is_explained() {
         burst();
         live.adopt(child.id(), false).expect("the process can be traced");
         live.snapshot(None).expect("a snapshot can be taken");
-        while !live.snapshots_done().expect("the snapshot works") || stages.snapshots_completed == 0 {
+        while !live.snapshots_done().expect("the snapshot works") || stages.world.snapshots_completed() == 0 {
             drain(&mut live, &mut stages);
         }
         let (mut bursts, mut busy) = (0, Duration::ZERO);

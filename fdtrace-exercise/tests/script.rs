@@ -153,7 +153,7 @@ fn trace() -> String {
             scribe.take(pos, record);
         })
     };
-    while !live.snapshots_done().expect("the snapshot works") || stages.snapshots_completed < 1 {
+    while !live.snapshots_done().expect("the snapshot works") || stages.world.snapshots_completed() < 1 {
         take(&mut live, &mut stages);
         assert!(Instant::now() < deadline, "the snapshot does not end");
     }

@@ -31,6 +31,9 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// After this time the kernel has put every file that nobody holds.
+const SETTLED: Duration = Duration::from_millis(100);
+
 /// The first seed: fixed ones for half of the runs, fresh ones for the other half.
 fn seeds(runs: u64) -> impl Iterator<Item = u64> {
     let fresh = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_secs()) << 16;
@@ -76,6 +79,27 @@ fn mentions(event: &Event, fd: i32) -> bool {
     }
 }
 
+/// The last of some events.
+fn as_text<'a>(events: impl Iterator<Item = &'a Event>, last: usize) -> String {
+    let events: Vec<&Event> = events.collect();
+    let mut text = String::new();
+    for event in &events[events.len().saturating_sub(last)..] {
+        let enter = event.at.enter.map(|enter| enter.pos);
+        let (exit, tid, table) = (event.at.exit.pos, event.tid, event.table);
+        let _ = match &event.what {
+            What::Call(call) => {
+                let (name, ret) = (call.sys.name, call.ret);
+                writeln!(text, "    {enter:?}..{exit} tid {tid} {table:x} {name} = {ret} {:x?}", call.effect)
+            }
+            What::Table { rows, .. } => {
+                writeln!(text, "    {enter:?}..{exit} tid {tid} {table:x} listed, {} rows", rows.len())
+            }
+            what => writeln!(text, "    {enter:?}..{exit} tid {tid} {table:x} {what:x?}"),
+        };
+    }
+    text
+}
+
 impl Tracer {
     fn start(settings: &Settings) -> Self {
         let live = Live::start(settings).expect("fdtrace starts (as root)");
@@ -106,18 +130,36 @@ impl Tracer {
             told.push((table.id, fd));
             let about = |event: &&Event| event.table == table.addr && mentions(event, fd);
             let _ = writeln!(text, "  table {:?} at {:#x}, fd {fd}:", table.id, table.addr);
-            let events: Vec<&Event> = self.log.iter().filter(about).collect();
-            for event in &events[events.len().saturating_sub(12)..] {
-                let enter = event.at.enter.map(|enter| enter.pos);
-                let _ = match &event.what {
-                    What::Call(call) => writeln!(
-                        text,
-                        "    {enter:?}..{} tid {} {} = {} {:x?}",
-                        event.at.exit.pos, event.tid, call.sys.name, call.ret, call.effect
-                    ),
-                    what => writeln!(text, "    {enter:?}..{} tid {} {what:x?}", event.at.exit.pos, event.tid),
-                };
+            text += &as_text(self.log.iter().filter(about), 12);
+            if let Some(registered) = difference.registered {
+                text += &self.watched_by(table, fd);
+                let _ = writeln!(text, "  fd {registered} in all tables:");
+                text += &as_text(self.log.iter().filter(|event| mentions(event, registered)), 40);
             }
+        }
+        text
+    }
+
+    fn compare(&self, tasks: &[Task]) -> compare::Comparison {
+        let model: Vec<ModelTable> = tasks.iter().map(|task| as_model(&self.stages.world, task)).collect();
+        compare::examine(&model)
+    }
+
+    /// What the model has in an epoll's interest list, and which slots it says to hold each target.
+    fn watched_by(&self, table: &Table, epoll: i32) -> String {
+        let world = &self.stages.world;
+        let live = table.slots.get(&epoll).and_then(|slot| slot.live());
+        let known = live.and_then(|live| world.epolls.get(&live.data.description.serial));
+        let Some(known) = known else { return String::new() };
+        let mut text = String::new();
+        for entry in known.entries.values() {
+            let slots = world.tables.values().flat_map(|table| table.open().map(move |(fd, life)| (table, fd, life)));
+            let holders: Vec<_> = slots
+                .filter(|(_, _, life)| life.data.description.serial == entry.target.serial)
+                .map(|(table, fd, _)| (table.id, fd, table.tasks()))
+                .collect();
+            let count = entry.target.holders.get();
+            let _ = writeln!(text, "    entry {} {:?}: {count} holders, {holders:?}", entry.fd, entry.target.serial);
         }
         text
     }
@@ -164,13 +206,13 @@ impl Tracer {
     }
 
     fn read_tables(&mut self, pid: Option<u32>) {
-        let expected = self.stages.snapshots_completed + 1;
+        let expected = self.stages.world.snapshots_completed() + 1;
         self.live.snapshot(pid).expect("a snapshot can be taken");
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let done = self.live.snapshots_done().expect("the snapshot works");
             self.drain();
-            if done && self.stages.snapshots_completed >= expected {
+            if done && self.stages.world.snapshots_completed() >= expected {
                 return;
             }
             if done {
@@ -244,8 +286,17 @@ fn run(tracer: &mut Tracer, config: &Config, slots: &mut usize) -> Result<(), St
         if gap && !tracer.heal() {
             return Err("the tables are uncertain after they were read again".to_owned());
         }
-        let model: Vec<ModelTable> = quiet.tasks.iter().map(|task| as_model(&tracer.stages.world, task)).collect();
-        let mut comparison = compare::examine(&model);
+        let mut comparison = tracer.compare(&quiet.tasks);
+        let is_interest = |difference: &compare::Difference| difference.aspect == Aspect::Interest;
+        if !comparison.differences.is_empty() && comparison.differences.iter().all(is_interest) {
+            // A registration goes with the last reference to its file, which the kernel may put later than the call
+            // that gave it up: io_uring's, and those in messages, on a thread of its own.
+            std::thread::sleep(SETTLED);
+            if sees_less(config.profile) {
+                tracer.reconcile();
+            }
+            comparison = tracer.compare(&quiet.tasks);
+        }
         // A task that seccomp or a signal ended between the quiet point and the comparison has no table to compare.
         comparison.differences.retain(|difference| {
             difference.aspect != Aspect::Unreadable || !difference.kernel.contains("No such process")

@@ -95,8 +95,13 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
             let path = (!path.is_empty()).then(|| Path { bytes: path.into(), truncated });
             What::Row { fd: record.fd, file: record.file, cloexec, since: record.pos, path }
         }
-        kind::SNAP_BEGIN => What::SnapshotBegin,
-        kind::SNAP_END => What::SnapshotEnd,
+        kind::SNAP_BEGIN => {
+            What::SnapshotBegin { reading: wire::read::<wire::SnapBegin>(bytes).map(|(record, _)| record.reading) }
+        }
+        kind::SNAP_END => {
+            let (record, _) = wire::read::<wire::SnapEnd>(bytes).ok_or(short)?;
+            What::SnapshotEnd { reading: record.reading }
+        }
         kind::LOST => {
             let (record, _) = wire::read::<wire::Lost>(bytes).ok_or(short)?;
             What::Lost { since: record.since, by_class: record.by_class }

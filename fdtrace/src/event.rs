@@ -93,8 +93,13 @@ pub enum What {
         path: Option<Path>,
     },
     /// A snapshot of the process `tgid`, or of all if that is 0, begins; its rows and its end follow.
-    SnapshotBegin,
-    SnapshotEnd,
+    /// `reading`: which one; `None`: a recording that does not tell them apart.
+    SnapshotBegin {
+        reading: Option<u64>,
+    },
+    SnapshotEnd {
+        reading: u64,
+    },
     /// The entries of the epoll instance behind `fd`, as the kernel has them.
     EpollList {
         fd: i32,

@@ -48,6 +48,10 @@ pub struct Watch {
 
 impl Watch {
     pub const EVERY: u32 = u32::MAX;
+    /// Uses of a file in turns that are told before nobody is of interest any more.
+    pub const TURNS: u32 = 64;
+    /// Uses of a number over which a file was put that are told.
+    pub const CLOBBERED: u32 = 16;
 }
 
 /// Key of the `WATCHED` map: a slot by process and number. The other kind of key is the address of a `struct file`, which no
@@ -82,7 +86,7 @@ pub mod shared {
     /// Nonzero: the reader sleeps; wake it with the next record, once.
     pub const ARMED: &str = ".data.armed";
     /// The snapshot iterator looks at this tgid only; 0: at all that are traced.
-    pub const SNAPSHOT_TGID: &str = ".data.snapshot";
+    pub const SNAPSHOT: &str = ".data.snapshot";
     /// One bit for each value of the low six bits of a number: somebody watches such a number, see the `WATCHED` map.
     pub const WATCHED_NUMBERS: &str = ".data.watched";
 }

@@ -360,7 +360,8 @@ pub struct SnapRow {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SnapEnd {
     pub header: Header,
-    pub rows: u64,
+    /// That of the [`SnapBegin`].
+    pub reading: u64,
 }
 
 /// Types that may be read from, and written as, plain bytes.

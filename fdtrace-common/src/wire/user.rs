@@ -7,6 +7,8 @@ use super::{Header, loss, plain};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SnapBegin {
     pub header: Header,
+    /// Which one it is: the end of another, whose records come late, does not end it.
+    pub reading: u64,
 }
 
 /// What was lost between two moments, by class.
@@ -95,7 +97,7 @@ pub struct Tick {
 }
 
 plain! {
-    SnapBegin = 32,
+    SnapBegin = 40,
     Lost = 104,
     FopKind = 64,
     ProcessInfo = 64,

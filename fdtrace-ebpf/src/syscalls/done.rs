@@ -7,7 +7,7 @@ use fdtrace_common::{
     class,
     wire::{
         Call, CallEpollCtl, CallEpollWait, CallFd, CallPair, CallPath, EPOLL_EVENTS_MAX, Header, Inflight, PATH_MAX,
-        Scratch, flag, kind, loss, watch_key,
+        Scratch, Watch, flag, kind, loss, watch_key,
     },
 };
 
@@ -15,13 +15,14 @@ use super::{
     EBADF, EMFILE, ENFILE, F_SETLK, F_SETLKW, FIONBIO,
     args::{Regs, user},
     inflight::{self, BLOCKED, UNSEEN},
-    number, tells_by_itself, watch,
+    number, tells_by_itself,
 };
 use crate::{
     emit::{self, Subject},
     filter::{self, Task},
     kernel::{self, Files, describe_slot},
     turns::{self, Room},
+    watch,
 };
 
 /// A finished call.
@@ -149,6 +150,17 @@ impl Done {
                 (*record).reserved = 0;
             }
         });
+    }
+
+    /// A file was put over a number, and perhaps over what somebody needs.
+    #[inline(always)]
+    pub fn put_over(&self, fd: u64) {
+        self.with_file(fd);
+        let before = self.start.before;
+        // As of the standard streams, that is what numbers are given out for.
+        if fd > 2 && before != 0 && self.files.file(fd) != before {
+            watch::number(self.task.tgid, fd as u32, Watch::CLOBBERED);
+        }
     }
 
     #[inline(always)]

@@ -11,7 +11,6 @@ mod args;
 mod done;
 mod inflight;
 mod received;
-mod watch;
 
 use core::ffi::c_void;
 
@@ -25,7 +24,7 @@ use crate::{
     emit,
     filter::{self, witnesses},
     kernel::{self, Files, member, offset},
-    process,
+    process, watch,
 };
 
 pub use args::arg;
@@ -192,7 +191,7 @@ pub fn tell_call(regs: *const c_void, ret: i64) {
         class::RETURNS_FD => done.new_fd(),
         class::OPEN_PATH0 => done.opened(0),
         class::OPEN_PATH1 => done.opened(1),
-        class::DUP2 if ret >= 0 => done.with_file(ret as u64),
+        class::DUP2 if ret >= 0 => done.put_over(ret as u64),
         class::PAIR_AT0 if ret == 0 => done.pair(regs.arg(0)),
         class::PAIR_AT3 if ret == 0 => done.pair(regs.arg(3)),
         class::FCNTL if ret >= 0 => match regs.arg(1) & 0xffff_ffff {

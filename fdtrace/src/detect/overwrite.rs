@@ -12,6 +12,8 @@
 
 use std::rc::Rc;
 
+use fdtrace_common::wire::Watch;
+
 use crate::{
     collections::Told,
     model::{
@@ -31,8 +33,6 @@ use super::{
 
 /// How long a process has to run another program before what it did to its numbers counts, nanoseconds.
 const SETTLED: u64 = 1_000_000_000;
-/// Uses of a clobbered number that are looked at.
-const USES: u32 = 16;
 const PENDING: usize = 1024;
 /// Copies that were told to be overwritten.
 const SAVED: usize = 16_384;
@@ -76,7 +76,7 @@ impl Rules {
                 if let Some(clobbered) = clobbered(*slot, *number, by, world)
                     && self.pending.len() < PENDING
                 {
-                    out.wants.push(Want::Uses { tgid: by.tgid, fd: slot.fd, times: USES });
+                    out.wants.push(Want::Uses { tgid: by.tgid, fd: slot.fd, times: Watch::CLOBBERED });
                     self.pending.push(clobbered);
                 }
             }

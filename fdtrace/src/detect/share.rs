@@ -15,6 +15,8 @@
 
 use std::rc::Rc;
 
+use fdtrace_common::wire::Watch;
+
 use crate::{
     collections::Map,
     model::{
@@ -31,8 +33,6 @@ use super::{
     finding::{Confidence, Finding, Role, Severity, Verb},
 };
 
-/// Uses asked for.
-const USES: u32 = 64;
 /// Turns that make a finding: A, B, A, B.
 const TURNS: usize = 4;
 /// How long turns may take to go on, nanoseconds.
@@ -80,7 +80,7 @@ impl Rules {
                 if let Some(live) = world.slot(*slot).and_then(|slot| slot.live())
                     && matters(&live.data.description)
                 {
-                    out.wants.push(Want::Turns { file: live.data.description.file, fd: slot.fd, times: USES });
+                    out.wants.push(Want::Turns { file: live.data.description.file, fd: slot.fd, times: Watch::TURNS });
                 }
             }
             // A row of a copied table.
@@ -97,7 +97,7 @@ impl Rules {
                 if !known {
                     self.shared.insert(description.serial, Shared::new(description));
                 }
-                out.wants.push(Want::Turns { file: live.data.description.file, fd: slot.fd, times: USES });
+                out.wants.push(Want::Turns { file: live.data.description.file, fd: slot.fd, times: Watch::TURNS });
             }
             Change::Used { slot, number, by } if !self.shared.is_empty() => self.used(*slot, *number, by, world, out),
             Change::FlagsSet { slot, flags, before, by, .. } => self.flags_set(*slot, *flags, *before, by, world, out),
@@ -165,7 +165,7 @@ impl Rules {
             _ => {
                 shared.nonblocking = changes.then(|| (slot.table, Rc::clone(by)));
                 if changes {
-                    out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: USES });
+                    out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: Watch::TURNS });
                 }
             }
         }

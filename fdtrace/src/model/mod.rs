@@ -200,6 +200,7 @@ pub struct World {
     listings: Map<TableAddr, processes::Listing>,
     partly_listed: VecDeque<processes::PartlyListed>,
     snapshot: Option<Snapshot>,
+    snapshots_completed: u64,
     /// Slots with a removal that waits for its install.
     waiting: Vec<SlotId>,
     /// Tables that died with the last event: kept until the next one, so that rules can look at them.
@@ -230,6 +231,11 @@ impl World {
         Self::default()
     }
 
+    /// How many snapshots were seen from their begin to their end.
+    pub fn snapshots_completed(&self) -> u64 {
+        self.snapshots_completed
+    }
+
     /// The moment of the last event.
     pub fn now(&self) -> Moment {
         self.now
@@ -244,7 +250,7 @@ impl World {
 
     /// Every table is as the kernel has it, as far as can be known.
     pub fn is_certain(&self) -> bool {
-        self.tables.values().all(|table| table.uncertain_since.is_none())
+        self.tables.values().all(|table| table.uncertain_since.is_none() || !table.alive())
     }
 
     /// Of all slots of the tables that are alive: how often returns came in another order than effects.
@@ -332,8 +338,8 @@ impl World {
             What::Exit { group_dead, .. } => self.exit(event, *group_dead, changes),
             What::Table { rows, more, beyond_walk } => self.listing(event, rows, *more, *beyond_walk, changes),
             What::Row { .. } => self.row(event, changes),
-            What::SnapshotBegin => self.snapshot_begin(event),
-            What::SnapshotEnd => self.snapshot_end(event, changes),
+            What::SnapshotBegin { reading } => self.snapshot_begin(event, *reading),
+            What::SnapshotEnd { reading } => self.snapshot_end(event, *reading, changes),
             What::Lost { since, .. } => self.lost(*since, event.at.exit.time, changes),
             What::FopKind { fop, name } => {
                 let len = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());

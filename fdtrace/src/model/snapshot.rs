@@ -26,14 +26,15 @@ const LISTING_ENDS: i32 = EpollEntry::END;
 #[derive(Debug)]
 pub(super) struct Snapshot {
     begin: Moment,
+    reading: Option<u64>,
     /// 0: all processes.
     tgid: u32,
     rows: HashMap<TableId, BTreeSet<i32>>,
 }
 
 impl World {
-    pub(super) fn snapshot_begin(&mut self, event: &Event) {
-        self.snapshot = Some(Snapshot { begin: event.at.exit, tgid: event.tgid, rows: HashMap::new() });
+    pub(super) fn snapshot_begin(&mut self, event: &Event, reading: Option<u64>) {
+        self.snapshot = Some(Snapshot { begin: event.at.exit, reading, tgid: event.tgid, rows: HashMap::new() });
     }
 
     pub(super) fn row(&mut self, event: &Event, changes: &mut Vec<Change>) {
@@ -176,8 +177,11 @@ impl World {
         self.tables.get(&table).is_some_and(|table| !table.read)
     }
 
-    pub(super) fn snapshot_end(&mut self, event: &Event, changes: &mut Vec<Change>) {
-        let Some(snapshot) = self.snapshot.take() else { return };
+    pub(super) fn snapshot_end(&mut self, event: &Event, reading: u64, changes: &mut Vec<Change>) {
+        // Its rows came before the begin of the one that is in progress, and say nothing about what that will not show.
+        let is_this = |snapshot: &mut Snapshot| snapshot.reading.is_none_or(|this| this == reading);
+        let Some(snapshot) = self.snapshot.take_if(is_this) else { return };
+        self.snapshots_completed += 1;
         // Descriptions can live on, and with them their registrations, without a number that we see.
         self.reread_epolls |= snapshot.tgid == 0;
         let seen = Interval { enter: Some(snapshot.begin), exit: event.at.exit };
@@ -204,7 +208,10 @@ impl World {
             table.read = true;
             whole.push(id);
             if let Some(since) = table.uncertain_since.take() {
+                let addr = table.addr;
                 changes.push(Change::Healed { table: id, since });
+                // Rows that were to come by now were lost.
+                self.drop_listing(addr);
             }
         }
         self.agree(&whole, snapshot.begin.pos);

@@ -67,15 +67,17 @@ impl Bench {
     /// A reading of the tables that finds these.
     fn read(&mut self, from: u64, rows: &[(i32, u64)]) {
         let once = |pos| Interval { enter: None, exit: moment(pos) };
-        self.world
-            .apply(&Event { at: once(from), tgid: 0, tid: 0, table: 0, what: What::SnapshotBegin }, &mut self.changes);
+        self.world.apply(
+            &Event { at: once(from), tgid: 0, tid: 0, table: 0, what: What::SnapshotBegin { reading: Some(1) } },
+            &mut self.changes,
+        );
         let mut pos = from;
         for (fd, address) in rows {
             pos += 1;
             let what = What::Row { fd: *fd, file: file(*address), cloexec: false, since: from, path: None };
             self.world.apply(&Event { at: once(pos), tgid: 1, tid: 1, table: TABLE, what }, &mut self.changes);
         }
-        let what = What::SnapshotEnd;
+        let what = What::SnapshotEnd { reading: 1 };
         self.world.apply(&Event { at: once(pos + 1), tgid: 0, tid: 0, table: 0, what }, &mut self.changes);
     }
 
@@ -226,6 +228,27 @@ fn a_copy_of_what_has_not_returned_yet_is_not_of_who_had_the_address_before() {
     bench.open(at(5, 9), 3, 0xa0);
     let copy = bench.slot_in(COPY, 3).live().expect("a copy");
     assert_eq!(copy.data.description.serial, bench.serial(3));
+}
+
+#[test]
+fn a_copy_whose_rows_were_lost_does_not_keep_its_original() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    bench.event(at(3, 4), TABLE, What::Fork { tgid: 2, tid: 2, table: COPY, start: 0, comm: [0; 16] });
+    // The listing is lost. The copy is read, and the parent ends.
+    let once = |pos| Interval { enter: None, exit: moment(pos) };
+    let mut apply =
+        |pos, tgid, table, what| bench.world.apply(&Event { at: once(pos), tgid, tid: tgid, table, what }, &mut vec![]);
+    apply(6, 0, 0, What::Lost { since: 5, by_class: [0; 8] });
+    apply(7, 0, 0, What::SnapshotBegin { reading: Some(1) });
+    let row = |file| What::Row { fd: 3, file, cloexec: false, since: 7, path: None };
+    apply(8, 1, TABLE, row(file(0xa0)));
+    apply(9, 2, COPY, row(file(0xa0)));
+    apply(10, 0, 0, What::SnapshotEnd { reading: 1 });
+    apply(11, 1, TABLE, What::Exit { code: 0, group_dead: true, table_users: 0 });
+    apply(12, 0, 0, What::Tick);
+    assert_eq!(bench.world.tables.len(), 1, "{:?}", bench.world.tables);
+    assert_eq!(bench.slot_in(COPY, 3).live().expect("the copy's").data.description.holders.get(), 1);
 }
 
 #[test]
@@ -425,15 +448,30 @@ fn a_target_that_changed_during_the_call_is_asked_for() {
 }
 
 #[test]
+fn the_end_of_an_earlier_snapshot_does_not_end_a_later_one() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    let once = |pos| Interval { enter: None, exit: moment(pos) };
+    let event = |pos, what| Event { at: once(pos), tgid: 0, tid: 0, table: 0, what };
+    let mut apply = |pos, what| bench.world.apply(&event(pos, what), &mut bench.changes);
+    apply(10, What::SnapshotBegin { reading: Some(2) });
+    apply(11, What::SnapshotEnd { reading: 1 });
+    assert_eq!(bench.world.snapshots_completed(), 0);
+    assert!(bench.slot_in(TABLE, 3).live().is_some(), "nothing has been read yet");
+    bench.world.apply(&event(12, What::SnapshotEnd { reading: 2 }), &mut bench.changes);
+    assert!(bench.slot_in(TABLE, 3).live().is_none() && bench.world.snapshots_completed() == 1);
+}
+
+#[test]
 fn a_row_that_was_lost_does_not_close_its_slot() {
     let mut bench = Bench::new();
     bench.open(at(1, 2), 3, 0xa0);
     bench.open(at(3, 4), 4, 0xb0);
     let once = |pos| Interval { enter: None, exit: moment(pos) };
     let event = |pos, what| Event { at: once(pos), tgid: 0, tid: 0, table: 0, what };
-    bench.world.apply(&event(10, What::SnapshotBegin), &mut bench.changes);
+    bench.world.apply(&event(10, What::SnapshotBegin { reading: Some(1) }), &mut bench.changes);
     bench.world.apply(&event(12, What::Lost { since: 11, by_class: [0; 8] }), &mut bench.changes);
-    bench.world.apply(&event(13, What::SnapshotEnd), &mut bench.changes);
+    bench.world.apply(&event(13, What::SnapshotEnd { reading: 1 }), &mut bench.changes);
     assert!(bench.slot_in(TABLE, 3).live().is_some() && !bench.world.is_certain());
     // The next one is whole: what it does not show was closed in the gap.
     bench.read(20, &[(4, 0xb0)]);

@@ -31,13 +31,11 @@ pub fn checkpoint(world: &World, out: &mut dyn FnMut(&[u8])) {
             out(bytes_of(&wire::Namespaced { header, inside, level: 1 }));
         }
     }
-    out(bytes_of(&wire::SnapBegin { header: header(kind::SNAP_BEGIN) }));
-    let mut rows = 0;
+    out(bytes_of(&wire::SnapBegin { header: header(kind::SNAP_BEGIN), reading: 0 }));
     for table in world.tables.values().filter(|table| table.alive()) {
         for tgid in table.users() {
             for (fd, life) in table.open() {
                 row(Header { tgid, tid: tgid, ..header(kind::SNAP_ROW) }, now.pos, table, fd, life, out);
-                rows += 1;
                 // One row is enough to say that another process uses the same table.
                 if Some(tgid) != table.users().next() {
                     break;
@@ -45,7 +43,7 @@ pub fn checkpoint(world: &World, out: &mut dyn FnMut(&[u8])) {
             }
         }
     }
-    out(bytes_of(&wire::SnapEnd { header: header(kind::SNAP_END), rows }));
+    out(bytes_of(&wire::SnapEnd { header: header(kind::SNAP_END), reading: 0 }));
 }
 
 fn row(mut header: Header, pos: u64, table: &Table, fd: i32, life: &Life<Generation>, out: &mut dyn FnMut(&[u8])) {

@@ -112,15 +112,16 @@ impl Session {
             self.live.read_epoll(tid, epoll);
         }
         self.reconcile();
+        // One that had to wait begins here.
+        if let Err(error) = self.live.snapshots_done() {
+            log::warn!("cannot read the kernel's tables again: {error:#}");
+        }
         if self.heal && self.healed.elapsed() >= HEAL {
             self.healed = Instant::now();
             self.heal = !self.stages.world.is_certain();
             if self.heal
                 && let Err(error) = self.live.snapshot(None)
             {
-                log::warn!("cannot read the kernel's tables again: {error:#}");
-            }
-            if let Err(error) = self.live.snapshots_done() {
                 log::warn!("cannot read the kernel's tables again: {error:#}");
             }
         }
@@ -140,7 +141,7 @@ impl Session {
             (false, 1) => unseen.first().copied(),
             _ => None,
         };
-        if let Err(error) = self.live.snapshot(only).and_then(|()| self.live.snapshots_done()) {
+        if let Err(error) = self.live.snapshot(only) {
             log::warn!("cannot read the kernel's tables: {error:#}");
         }
     }

@@ -47,7 +47,6 @@ pub struct Stages {
     findings: Vec<Finding>,
     /// Records that could not be decoded, and the first of the reasons.
     pub undecodable: (u64, Option<DecodeError>),
-    pub snapshots_completed: u64,
     /// Nanoseconds during which some table was not known with certainty, up to `uncertain_since`.
     uncertain: u64,
     uncertain_since: Option<u64>,
@@ -64,7 +63,6 @@ impl Stages {
             changes: Vec::new(),
             findings: Vec::new(),
             undecodable: (0, None),
-            snapshots_completed: 0,
             uncertain: 0,
             uncertain_since: None,
         }
@@ -110,7 +108,6 @@ impl Stages {
                 news.extend(self.findings.drain(..).map(Box::new).map(News::Finding));
                 news.extend(mark(event, call).map(News::Mark));
             }
-            What::SnapshotEnd => self.snapshots_completed += 1,
             What::Lost { since, by_class } => {
                 let by_class = loss::NAMES.into_iter().zip(*by_class).filter(|(_, count)| *count > 0).collect();
                 news.push(News::Loss(Loss { time: event.at.exit.time, since: *since, by_class }));

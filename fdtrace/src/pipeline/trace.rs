@@ -129,7 +129,7 @@ impl Session {
 
     /// Traces processes and waits until what they have open is known.
     async fn adopt(&mut self, pids: &[u32], wait_exec: bool) -> Result<(), Failure> {
-        let expected = self.stages.snapshots_completed + 1;
+        let expected = self.stages.world.snapshots_completed() + 1;
         for pid in pids {
             self.live.adopt(*pid, wait_exec).map_err(Failure::cannot_observe)?;
         }
@@ -138,7 +138,7 @@ impl Session {
         loop {
             let done = self.live.snapshots_done().map_err(Failure::cannot_observe)?;
             self.drain();
-            if done && self.stages.snapshots_completed >= expected {
+            if done && self.stages.world.snapshots_completed() >= expected {
                 return Ok(());
             }
             if done {

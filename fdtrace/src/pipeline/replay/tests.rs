@@ -59,8 +59,8 @@ fn records() -> Vec<(u64, Vec<u8>)> {
     let closed = wire::Call { before: file.file, ..call(kind::CALL, 3, 3, 0, SECOND + 4000, 400) };
     vec![
         (0, [bytes_of(&process), b"/bin"].concat()),
-        (0, bytes_of(&SnapBegin { header: header(kind::SNAP_BEGIN, SECOND) }).to_vec()),
-        (8, bytes_of(&SnapEnd { header: header(kind::SNAP_END, SECOND + 1), rows: 0 }).to_vec()),
+        (0, bytes_of(&SnapBegin { header: header(kind::SNAP_BEGIN, SECOND), reading: 1 }).to_vec()),
+        (8, bytes_of(&SnapEnd { header: header(kind::SNAP_END, SECOND + 1), reading: 1 }).to_vec()),
         (120, [bytes_of(&opened), &path[..]].concat()),
         (420, bytes_of(&closed).to_vec()),
         (700, bytes_of(&call(kind::CALL, 0, 3, -9, SECOND + 9000, 600)).to_vec()),

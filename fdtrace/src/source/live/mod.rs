@@ -8,7 +8,7 @@ mod snapshots;
 mod watches;
 mod word;
 
-use std::{thread::JoinHandle, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
@@ -21,6 +21,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{clock, interest, process, procfs};
 use object::Object;
+use snapshots::Snapshots;
 pub use watches::Watches;
 use word::{Word, Words};
 
@@ -76,7 +77,7 @@ pub struct Live {
     watches: Watches,
     lost: Word,
     armed: Word,
-    snapshot_of: Word,
+    snapshots: Snapshots,
     per_cpu: PerCpuArray<MapData, [u64; 1 + loss::CLASSES]>,
     python: HashMap<MapData, u32, Words<{ size_of::<PyEntry>() / 8 }>>,
     images: HashMap<MapData, [u64; 2], Words<{ size_of::<PyImage>() / 8 }>>,
@@ -89,7 +90,6 @@ pub struct Live {
     empty_drains: u32,
     /// Records made here, to be passed on before those in the ring.
     queued: Vec<Vec<u8>>,
-    snapshots: Vec<JoinHandle<std::io::Result<()>>>,
 }
 
 impl Live {
@@ -104,7 +104,7 @@ impl Live {
         let watches = Watches::new(watched, Word::take(ebpf, shared::WATCHED_NUMBERS)?);
         let lost = Word::take(ebpf, shared::LOST_EPOCH)?;
         let armed = Word::take(ebpf, shared::ARMED)?;
-        let snapshot_of = Word::take(ebpf, shared::SNAPSHOT_TGID)?;
+        let snapshots = Snapshots::new(Word::take(ebpf, shared::SNAPSHOT)?);
         let per_cpu = PerCpuArray::try_from(object::map(ebpf, "PER_CPU")?)?;
         let python = HashMap::try_from(object::map(ebpf, "PYTHON")?)?;
         let images = HashMap::try_from(object::map(ebpf, "IMAGES")?)?;
@@ -119,7 +119,7 @@ impl Live {
             watches,
             lost,
             armed,
-            snapshot_of,
+            snapshots,
             per_cpu,
             python,
             images,
@@ -130,7 +130,6 @@ impl Live {
             last_time: clock::boot_ns(),
             empty_drains: 0,
             queued: Vec::new(),
-            snapshots: Vec::new(),
         };
         live.learn_kinds()?;
         live.object.attach()?;

@@ -56,6 +56,9 @@ const TELLERS: [Next; 3] = [
 /// Those that capture stacks. Kernels before 5.17 have no loops and refuse them; then there are none.
 const STACKS: [Next; 2] = [("stack_at_exit", "sys_exit", next::EXIT_STACK), ("stack_at_enter", "sys_enter", 0)];
 
+/// Hooks that loop, as those do, and that the rest does without: program, tracepoint.
+const LOOPING: [(&str, &str); 1] = [("forked_files", "sched_process_fork")];
+
 /// The loaded object.
 pub struct Object {
     pub ebpf: Ebpf,
@@ -64,6 +67,8 @@ pub struct Object {
     pub has_stacks: bool,
     /// Hooks have second copies.
     pub twice: bool,
+    /// Those that are loaded: program, tracepoint. In this order they are attached, and run at one tracepoint.
+    hooks: Vec<(&'static str, &'static str)>,
     /// What holds the hooks in their places.
     links: Vec<(&'static str, BtfTracePointLinkId)>,
 }
@@ -106,7 +111,9 @@ pub fn load(settings: &Settings) -> Result<Object> {
     }
     let stacks: &[Next] = if settings.stacks && can_loop { &STACKS } else { &[] };
     let again: &[(&str, &str)] = if twice { &AGAIN } else { &[] };
-    let mut wanted: BTreeMap<&str, &str> = HOOKS.into_iter().chain(again.iter().copied()).collect();
+    let looping: &[(&str, &str)] = if can_loop { &LOOPING } else { &[] };
+    let hooks: Vec<(&'static str, &'static str)> = [&HOOKS, again, looping].concat();
+    let mut wanted: BTreeMap<&str, &str> = hooks.iter().copied().collect();
     wanted.extend(TELLERS.iter().chain(stacks).map(|&(name, tracepoint, _)| (name, tracepoint)));
     let mut refused = verify(&mut ebpf, &btf, &wanted)?;
     // All of them: one that is left in there would be an error of those that must be.
@@ -116,7 +123,7 @@ pub fn load(settings: &Settings) -> Result<Object> {
     }
     let arrays =
         [ProgramArray::try_from(map(&mut ebpf, "ENTER_NEXT")?)?, ProgramArray::try_from(map(&mut ebpf, "EXIT_NEXT")?)?];
-    let mut object = Object { ebpf, arrays, has_stacks: false, twice, links: Vec::new() };
+    let mut object = Object { ebpf, arrays, has_stacks: false, twice, hooks, links: Vec::new() };
     object.chain(&TELLERS)?;
     match why.first() {
         Some(error) => log::warn!("no stacks and no owners, only calls: {error:#}"),
@@ -173,8 +180,7 @@ where
 impl Object {
     /// Attaches the hooks.
     pub fn attach(&mut self) -> Result<()> {
-        let again: &[(&'static str, &str)] = if self.twice { &AGAIN } else { &[] };
-        for (hook, _) in HOOKS.iter().chain(again) {
+        for &(hook, _) in &self.hooks {
             let program: &mut BtfTracePoint = program(&mut self.ebpf, hook)?;
             let link = program
                 .attach()
@@ -212,8 +218,7 @@ impl Object {
 
     /// How often the kernel skipped each hook.
     pub fn skips(&self) -> Vec<(&'static str, u64)> {
-        let hooks = HOOKS.iter().chain(&AGAIN);
-        hooks.filter_map(|&(hook, _)| Some((hook, self.misses(hook)?))).collect()
+        self.hooks.iter().filter_map(|&(hook, _)| Some((hook, self.misses(hook)?))).collect()
     }
 
     fn misses(&self, hook: &str) -> Option<u64> {

@@ -1,6 +1,11 @@
 //! Snapshots: the kernel lists descriptors into the ring, on a thread of its own.
 
-use std::{fs::File, io::Read as _};
+use std::{
+    fs::File,
+    io::{ErrorKind, Read as _},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::Iter;
@@ -10,37 +15,71 @@ use super::{
     Live,
     object::{self, SNAPSHOT},
     user_header,
+    word::Word,
 };
 use crate::source::kinds;
 
+/// How long a snapshot may take before it is given up where it waits for room in the ring.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it waits before it looks again.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// One is taken at a time: the kernel side has room for one wish, and the rows of two could not be told apart.
+pub(super) struct Snapshots {
+    /// What the iterator reads: see `shared::SNAPSHOT` of the kernel side.
+    wish: Word,
+    number: u32,
+    running: Option<JoinHandle<std::io::Result<()>>>,
+    /// The next one: of a process, or of all.
+    next: Option<Option<u32>>,
+}
+
+impl Snapshots {
+    pub fn new(wish: Word) -> Self {
+        Self { wish, number: 0, running: None, next: None }
+    }
+
+    /// The number of a snapshot that begins.
+    fn begin(&mut self, tgid: Option<u32>) -> Result<u64> {
+        self.number = self.number.wrapping_add(1);
+        let number = u64::from(self.number);
+        let wish = number << 32 | u64::from(tgid.unwrap_or(0));
+        self.wish.set(wish).context("cannot choose the process of the snapshot")?;
+        Ok(number)
+    }
+}
+
 impl Live {
     /// Has the kernel list every descriptor of a process, or of all that are traced. Returns at once: the rows come
-    /// through the ring.
+    /// through the ring. While another one is being taken, this one waits for its end, and [`Self::snapshots_done`] for
+    /// both.
     pub fn snapshot(&mut self, tgid: Option<u32>) -> Result<()> {
-        self.snapshot_of.set(u64::from(tgid.unwrap_or(0))).context("cannot choose the process of the snapshot")?;
+        if self.snapshots.running.is_some() {
+            let next = &mut self.snapshots.next;
+            *next = Some(if next.is_none_or(|next| next == tgid) { tgid } else { None });
+            return Ok(());
+        }
+        let reading = self.snapshots.begin(tgid)?;
         let header = user_header(kind::SNAP_BEGIN, tgid.unwrap_or(0));
-        self.queued.push(bytes_of(&wire::SnapBegin { header }).to_vec());
+        self.queued.push(bytes_of(&wire::SnapBegin { header, reading }).to_vec());
         let mut file = self.iterator()?;
         // Rows are drained meanwhile, so the iterator must not run on this thread.
-        self.snapshots.push(std::thread::spawn(move || read_to_end(&mut file)));
+        self.snapshots.running = Some(std::thread::spawn(move || read_to_end(&mut file)));
         Ok(())
     }
 
-    /// No snapshot is being taken.
+    /// No snapshot is being taken. One that has waited for its turn begins here.
     pub fn snapshots_done(&mut self) -> Result<bool> {
-        let mut running = Vec::new();
-        for snapshot in self.snapshots.drain(..) {
-            if snapshot.is_finished() {
-                snapshot
-                    .join()
-                    .map_err(|_| anyhow!("the thread that takes the snapshot died"))?
-                    .context("the kernel's descriptor iterator failed")?;
-            } else {
-                running.push(snapshot);
-            }
-        }
-        self.snapshots = running;
-        Ok(self.snapshots.is_empty())
+        let Some(running) = self.snapshots.running.take_if(|running| running.is_finished()) else {
+            return Ok(self.snapshots.running.is_none());
+        };
+        running
+            .join()
+            .map_err(|_| anyhow!("the thread that takes the snapshot died"))?
+            .context("the kernel's descriptor iterator failed")?;
+        let Some(next) = self.snapshots.next.take() else { return Ok(true) };
+        self.snapshot(next)?;
+        Ok(false)
     }
 
     fn iterator(&mut self) -> Result<File> {
@@ -56,7 +95,7 @@ impl Live {
         let me = std::process::id();
         self.adopt(me, false)?;
         self.queued.clear();
-        self.snapshot_of.set(u64::from(me)).context("cannot choose the process of the snapshot")?;
+        self.snapshots.begin(Some(me))?;
         read_to_end(&mut self.iterator()?).context("the kernel's descriptor iterator failed")?;
         let mut learned = Vec::new();
         self.drain(|_, bytes| {
@@ -74,15 +113,21 @@ impl Live {
     }
 }
 
-/// An iterator that prints nothing is run by reading it once; it says `EAGAIN` when it was interrupted by its own limit.
+/// An iterator that prints nothing is run by reading it once; it says `EAGAIN` when it was interrupted by its own limit,
+/// and when it found the ring half full.
 fn read_to_end(file: &mut File) -> std::io::Result<()> {
     let mut buffer = [0u8; 4096];
+    let begun = Instant::now();
     loop {
         match file.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {
+                std::thread::sleep(PAUSE);
+            }
+            // Without its end, a snapshot says nothing.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }

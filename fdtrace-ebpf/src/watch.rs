@@ -2,12 +2,16 @@
 
 use fdtrace_common::wire::{Watch, watch_key};
 
-use crate::{kernel::Files, maps::WATCHED, shared::WATCHED_NUMBERS};
+use crate::{
+    kernel::Files,
+    maps::WATCHED,
+    shared::{watch_number, watches_number},
+};
 
 /// The file behind a number whose use user space has asked for; 0: it has not.
 #[inline(always)]
 pub fn watched(tgid: u32, fd: u64, files: Files) -> u64 {
-    if WATCHED_NUMBERS.get() >> (fd & 63) & 1 == 0 {
+    if !watches_number(fd) {
         return 0;
     }
     let file = files.file(fd);
@@ -19,6 +23,13 @@ fn wanted(key: u64, tgid: u32) -> bool {
     let Some(watch) = WATCHED.get_ptr(&key) else { return false };
     // SAFETY: a live element of a hash map.
     unsafe { (*watch).left > 0 && (*watch).last != tgid }
+}
+
+/// Has the next uses of a number told: user space would ask for them too late.
+#[inline(always)]
+pub fn number(tgid: u32, fd: u32, times: u32) {
+    let _ = WATCHED.insert(watch_key(tgid, fd), Watch { left: times, last: Watch::EVERY }, 0);
+    watch_number(u64::from(fd));
 }
 
 /// A use that was asked for is about to be told. Two threads at once may count one for two: it is a budget.

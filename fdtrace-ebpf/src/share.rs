@@ -1,0 +1,53 @@
+//! What a fork gives a second hand to: stream sockets, and files with an offset.
+//!
+//! From then on it is told whenever another process than the last one uses them. User space asks for the same when it has
+//! read that there was a fork, which is too late for two processes that are through with each other in a millisecond.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_loop};
+use fdtrace_common::wire::{TABLE_WALK_MAX, Watch, traced};
+
+use crate::{
+    filter,
+    kernel::{Files, has_turns, member, offset, read},
+    maps::WATCHED,
+    shared::watch_number,
+};
+
+/// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`, once the fork has been told.
+#[inline(always)]
+pub fn forked(parent: *const c_void, child: *const c_void) {
+    // SAFETY: both pointers are typed by the tracepoint; the offsets come from BTF.
+    let (tgid, child_tgid, table): (u32, u32, u64) = unsafe {
+        (member(parent, offset!(task_tgid)), member(child, offset!(task_tgid)), member(child, offset!(task_files)))
+    };
+    if child_tgid == tgid {
+        return;
+    }
+    let Some(process) = filter::process(tgid) else { return };
+    // SAFETY: a live element of a hash map.
+    if unsafe { (*process).flags } & traced::WAIT_EXEC != 0 {
+        return;
+    }
+    let files = Files::at(table);
+    let max_fds = files.max_fds();
+    let numbers = if max_fds > TABLE_WALK_MAX { TABLE_WALK_MAX } else { max_fds };
+    let mut array = files.array();
+    // SAFETY: the callback is given what lives until the loop is over.
+    unsafe { bpf_loop(numbers, step as *mut c_void, (&raw mut array).cast(), 0) };
+}
+
+/// One number of the child's table.
+unsafe extern "C" fn step(fd: u32, array: *mut c_void) -> i64 {
+    // SAFETY: the address that the loop was begun with.
+    let file = read::<u64>(unsafe { *array.cast::<u64>() } + u64::from(fd) * 8);
+    // Standard streams are shared on purpose.
+    if fd <= 2 || file == 0 || !has_turns(file) {
+        return 0;
+    }
+    let watch = Watch { left: Watch::TURNS, last: 0 };
+    let _ = WATCHED.insert(file, watch, u64::from(BPF_NOEXIST));
+    watch_number(u64::from(fd));
+    0
+}
