@@ -126,7 +126,7 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
             What::EpollList { fd: record.fd, rows }
         }
         kind::EPOLL_ENTRY => {
-            let (record, _) = wire::read::<wire::EpollEntry>(bytes).ok_or(short)?;
+            let (record, tail) = wire::read::<wire::EpollEntry>(bytes).ok_or(short)?;
             What::EpollEntry {
                 epoll: record.epoll,
                 fd: record.fd,
@@ -139,6 +139,7 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
                     0 => Some(false),
                     _ => None,
                 },
+                held: tail.first_chunk().map(|held| i32::from_ne_bytes(*held)).filter(|held| *held >= 0),
             }
         }
         kind::TICK => What::Tick,

@@ -129,6 +129,8 @@ pub enum What {
         inode: u64,
         dev: u32,
         current: Option<bool>,
+        /// Another number of the task that means the entry's file.
+        held: Option<i32>,
     },
     /// The event's task exists.
     Thread,

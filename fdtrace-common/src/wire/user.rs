@@ -70,7 +70,8 @@ pub struct EpollRow {
     pub events: u32,
 }
 
-/// An entry of an epoll instance in the table of task `header.tid`, as `/proc` shows it.
+/// An entry of an epoll instance in the table of task `header.tid`, as `/proc` shows it. If its number means another file by
+/// now, an `i32` follows: the number under which the task holds the entry's file, -1: none.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EpollEntry {

@@ -124,10 +124,11 @@ impl World {
     }
 
     pub(super) fn epoll_entry(&mut self, event: &Event) {
-        let What::EpollEntry { epoll, fd, events, data, inode, dev, current: same } = event.what else { return };
+        let What::EpollEntry { epoll, fd, events, data, inode, dev, current: same, held } = event.what else { return };
+        let same = if held.is_some() { Some(true) } else { same };
         let Some(table) = self.table_of_task(event.tid) else { return };
         let behind = |fd: i32| Some(Rc::clone(&table.slots.get(&fd)?.live()?.data.description));
-        let (Some(instance), current) = (behind(epoll), behind(fd)) else { return };
+        let (Some(instance), current) = (behind(epoll), behind(held.unwrap_or(fd))) else { return };
         if fd == LISTING_BEGINS || fd == LISTING_ENDS {
             let Some(state) = self.epolls.get_mut(&instance.serial) else { return };
             // What the listing does not confirm is gone.

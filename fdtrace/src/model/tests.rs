@@ -87,7 +87,7 @@ impl Bench {
         let inside = entries.iter().copied();
         for (fd, current) in [(EpollEntry::BEGIN, false)].into_iter().chain(inside).chain([(EpollEntry::END, false)]) {
             let (inode, current) = (file(0xa0).inode, Some(current));
-            let what = What::EpollEntry { epoll: 10, fd, events: 1, data: 5, inode, dev: 0, current };
+            let what = What::EpollEntry { epoll: 10, fd, events: 1, data: 5, inode, dev: 0, current, held: None };
             // The thread that made the epoll.
             let event = Event { at: Interval { enter: None, exit: moment(20) }, tgid: 1, tid: 101, table: TABLE, what };
             self.world.apply(&event, &mut self.changes);
@@ -228,6 +228,28 @@ fn a_copy_of_what_has_not_returned_yet_is_not_of_who_had_the_address_before() {
     bench.open(at(5, 9), 3, 0xa0);
     let copy = bench.slot_in(COPY, 3).live().expect("a copy");
     assert_eq!(copy.data.description.serial, bench.serial(3));
+}
+
+#[test]
+fn a_listed_registration_whose_file_is_held_under_another_number_goes_with_it() {
+    let mut bench = Bench::new();
+    let epoll = FileInfo { file: 0xe0, inode: 1, ..FileInfo::default() };
+    let install = Install { fd: 10, file: epoll, cloexec: false, source: Source::New, path: None, looked: 2 };
+    bench.call("epoll_create1", at(1, 2), 10, Effect::Install(install));
+    bench.open(at(3, 4), 5, 0xa0);
+    bench.dup(at(5, 6), 5, 6, 0xa0);
+    bench.install("dup2", at(7, 8), 5, 0xb1, Source::New);
+    let (instance, description) = (bench.serial(10), Rc::clone(&bench.live(10).data.description));
+    bench.world.epolls.insert(instance, Epoll::new(description, None));
+    for fd in [EpollEntry::BEGIN, 5, EpollEntry::END] {
+        let (inode, held) = (file(0xa0).inode, (fd == 5).then_some(6));
+        let what = What::EpollEntry { epoll: 10, fd, events: 1, data: 5, inode, dev: 0, current: Some(false), held };
+        let at = Interval { enter: None, exit: moment(20) };
+        bench.world.apply(&Event { at, tgid: 1, tid: 101, table: TABLE, what }, &mut bench.changes);
+    }
+    assert!(bench.world.epolls[&instance].entries.contains_key(&(bench.serial(6), 5)));
+    bench.close(at(21, 22), 6, 0xa0, 0);
+    assert!(bench.world.epolls[&instance].entries.is_empty(), "the kernel dropped it with the file");
 }
 
 #[test]

@@ -1,6 +1,10 @@
 //! What `/proc` says of a process, as a record. All of it may be missing: the process may be gone.
 
-use std::{collections::HashMap, os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    collections::HashMap,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::Path,
+};
 
 use fdtrace_common::wire::{
     ARGV_MAX, EpollEntry, Header, Namespaced, PATH_MAX, ProcessInfo, Thread, bytes_of, flag, kind,
@@ -24,26 +28,49 @@ pub fn epoll_entries(tid: u32, epoll: i32) -> Vec<Vec<u8>> {
     let mark = |fd| EpollEntry { header, epoll, fd, ..EpollEntry::default() };
     // Several entries can have one number: the kernel counts them in the order in which it lists them.
     let mut nth = HashMap::new();
+    let mut others = None;
     let entries = text.lines().filter_map(|line| {
         let mut entry = epoll_entry(line, epoll, header)?;
         let count = nth.entry(entry.fd).or_insert(0u32);
-        entry.header.flags = match means(tid, epoll, entry.fd, *count) {
+        let slot = [epoll.cast_unsigned(), entry.fd.cast_unsigned(), *count];
+        let means = means(tid, entry.fd, slot);
+        entry.header.flags = match means {
             Some(true) => flag::SAME_FILE,
             Some(false) => 0,
             None => flag::UNREADABLE,
         };
         *count += 1;
-        Some(entry)
+        let mut record = bytes_of(&entry).to_vec();
+        if means == Some(false) {
+            let others = others.get_or_insert_with(|| inodes(tid));
+            let held =
+                others.iter().find(|(fd, inode)| *inode == entry.inode && self::means(tid, *fd, slot) == Some(true));
+            record.extend_from_slice(&held.map_or(-1, |(fd, _)| *fd).to_ne_bytes());
+        }
+        Some(record)
     });
-    let listing = std::iter::once(mark(EpollEntry::BEGIN)).chain(entries).chain([mark(EpollEntry::END)]);
-    listing.map(|entry| bytes_of(&entry).to_vec()).collect()
+    let mark = |fd| bytes_of(&mark(fd)).to_vec();
+    std::iter::once(mark(EpollEntry::BEGIN)).chain(entries).chain([mark(EpollEntry::END)]).collect()
 }
 
-/// Does the number of the `nth` entry with that number still mean the entry's file? `None`: the kernel would not tell.
-fn means(tid: u32, epoll: i32, fd: i32, nth: u32) -> Option<bool> {
+/// Numbers that are looked at for the file of a registration whose own number means another.
+const NUMBERS: usize = 4096;
+
+/// What a task has open: numbers, and the inodes behind them.
+fn inodes(tid: u32) -> Vec<(i32, u64)> {
+    let Ok(entries) = std::fs::read_dir(format!("{}/{tid}/fd", procfs::ROOT)) else { return Vec::new() };
+    let known = |entry: std::fs::DirEntry| {
+        let fd = entry.file_name().to_str()?.parse().ok()?;
+        // Follows the link, so this is the file itself, of whatever kind.
+        Some((fd, std::fs::metadata(entry.path()).ok()?.ino()))
+    };
+    entries.take(NUMBERS).filter_map(|entry| known(entry.ok()?)).collect()
+}
+
+/// Does a number mean the file of an entry? `slot`: epoll, the entry's number, and which of those with that number, as
+/// `struct kcmp_epoll_slot` has them. `None`: the kernel would not tell.
+fn means(tid: u32, fd: i32, slot: [u32; 3]) -> Option<bool> {
     const KCMP_EPOLL_TFD: libc::c_int = 7;
-    // `struct kcmp_epoll_slot`: epoll, number, count.
-    let slot = [epoll.cast_unsigned(), fd.cast_unsigned(), nth];
     // SAFETY: plain numbers and a pointer to a live array of the shape that this comparison takes.
     match unsafe { libc::syscall(libc::SYS_kcmp, tid, tid, KCMP_EPOLL_TFD, fd, slot.as_ptr()) } {
         0 => Some(true),
