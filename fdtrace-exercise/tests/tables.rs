@@ -187,8 +187,8 @@ impl Tracer {
     /// What no hook sees is found when the tables are read again, as the daemon does it.
     fn reconcile(&mut self) {
         self.read_tables(None);
-        for (tid, epoll) in self.stages.world.epolls_to_read() {
-            self.live.read_epoll(tid, epoll);
+        for (tids, epoll) in self.stages.world.epolls_to_read() {
+            self.live.read_epoll(&tids, epoll);
         }
         self.catch_up();
     }

@@ -96,9 +96,9 @@ impl World {
         }
     }
 
-    /// Epoll instances whose entries are to be read, as task and number: those that were there before the trace, and all
-    /// of them when they can be edited unseen.
-    pub fn epolls_to_read(&mut self) -> Vec<(u32, i32)> {
+    /// Epoll instances whose entries are to be read, as tasks that have it and number: those that were there before the
+    /// trace, and all of them when they can be edited unseen. The end of some of the tasks may have been lost.
+    pub fn epolls_to_read(&mut self) -> Vec<(Vec<u32>, i32)> {
         let again = std::mem::take(&mut self.reread_epolls);
         if self.epolls_met == 0 && !again {
             return Vec::new();
@@ -106,7 +106,7 @@ impl World {
         self.epolls_met = 0;
         let mut wanted = Vec::new();
         for table in self.tables.values() {
-            let Some(tid) = table.tasks().first() else { continue };
+            let tids: Vec<u32> = table.tasks().iter().copied().collect();
             for (fd, live) in table.open() {
                 let description = &live.data.description;
                 if description.kind() != Kind::Eventpoll {
@@ -116,7 +116,7 @@ impl World {
                 let epoll = self.epolls.entry(description.serial).or_insert_with(epoll);
                 let first = epoll.creator.is_none() && !std::mem::replace(&mut epoll.asked, true);
                 if first || again {
-                    wanted.push((*tid, fd));
+                    wanted.push((tids.clone(), fd));
                 }
             }
         }

@@ -108,8 +108,8 @@ impl Session {
         self.publish();
         let flushed = self.sinks.flush_incidents(self.stages.world.now().time);
         self.note(flushed);
-        for (tid, epoll) in self.stages.world.epolls_to_read() {
-            self.live.read_epoll(tid, epoll);
+        for (tids, epoll) in self.stages.world.epolls_to_read() {
+            self.live.read_epoll(&tids, epoll);
         }
         self.reconcile();
         // One that had to wait begins here.

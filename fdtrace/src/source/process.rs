@@ -19,11 +19,16 @@ pub fn threads(tgid: u32) -> Vec<Vec<u8>> {
     tids.into_iter().map(|tid| bytes_of(&Thread { header: header(tid) }).to_vec()).collect()
 }
 
-/// An [`EpollEntry`] record for each entry of an epoll instance in the table of a task.
-pub fn epoll_entries(tid: u32, epoll: i32) -> Vec<Vec<u8>> {
-    let Ok(text) = std::fs::read_to_string(format!("{}/{tid}/fdinfo/{epoll}", procfs::ROOT)) else {
-        return Vec::new();
+/// An [`EpollEntry`] record for each entry of an epoll instance in the table of tasks of which some may be gone.
+pub fn epoll_entries(tids: &[u32], epoll: i32) -> Vec<Vec<u8>> {
+    let list = |tid: &u32| {
+        let root = format!("{}/{tid}", procfs::ROOT);
+        // What has the number of a task that is gone may have another file there.
+        let link = std::fs::read_link(format!("{root}/fd/{epoll}")).ok()?;
+        let text = std::fs::read_to_string(format!("{root}/fdinfo/{epoll}")).ok()?;
+        (link.as_os_str() == "anon_inode:[eventpoll]").then_some((*tid, text))
     };
+    let Some((tid, text)) = tids.iter().find_map(list) else { return Vec::new() };
     let header = Header { kind: kind::EPOLL_ENTRY, tid, time: clock::boot_ns(), ..Header::default() };
     let mark = |fd| EpollEntry { header, epoll, fd, ..EpollEntry::default() };
     // Several entries can have one number: the kernel counts them in the order in which it lists them.

@@ -297,8 +297,8 @@ impl Live {
     }
 
     /// Asks for the entries of an epoll instance that was there before.
-    pub fn read_epoll(&mut self, tid: u32, epoll: i32) {
-        self.queued.extend(process::epoll_entries(tid, epoll));
+    pub fn read_epoll(&mut self, tids: &[u32], epoll: i32) {
+        self.queued.extend(process::epoll_entries(tids, epoll));
     }
 
     /// How often the kernel skipped each hook: of those that are attached twice nearly all is made up for.
