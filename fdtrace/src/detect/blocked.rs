@@ -180,7 +180,7 @@ impl Rules {
         };
         let culprit = evidence::end(world, slot, life)
             .map(|end| end.with_role(Role::Culprit, if bulk { "one of many" } else { "wakes nobody" }));
-        let mut timeline = history(world, slot, number);
+        let mut timeline = history(world, slot, number..=number);
         if let Some(culprit) = &culprit {
             mark(&mut timeline, culprit);
         }

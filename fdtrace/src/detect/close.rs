@@ -173,7 +173,7 @@ fn dead(met: Met, by: &Stamp, world: &World, incidents: &mut Incidents) -> Optio
             .number(Cause::Generation(met.slot, by.part.by.as_ref().map_or(met.number, |(_, bound)| *bound))),
         confidence,
         complete,
-        timeline: history(world, met.slot, met.number),
+        timeline: history(world, met.slot, met.number..=met.number),
         closer,
         shared: table.tasks().len() > 1,
     })
@@ -255,8 +255,11 @@ fn stale_close(hit: &Finding, met: Met, world: &World) -> Option<Finding> {
     let root = act(&first.by, fd, Verb::Closed)
         .of_generation(before.number)
         .with_role(Role::RootCause, "the number was free from here on, and was given out again");
-    let mut timeline = hit.timeline.clone();
-    mark(&mut timeline, &root);
+    let mut timeline = history(world, met.slot, before.number..=met.number);
+    for part in [Some(&root), hit.culprit.as_ref()].into_iter().flatten() {
+        mark(&mut timeline, part);
+    }
+    timeline.extend(hit.victim.clone());
     Some(Finding {
         rule: "stale-close",
         confidence: Confidence::Possible,

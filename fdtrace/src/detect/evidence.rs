@@ -1,6 +1,6 @@
 //! Turns what the model remembers into the lines of a finding's timeline.
 
-use std::rc::Rc;
+use std::{ops::RangeInclusive, rc::Rc};
 
 use crate::{
     escape,
@@ -194,11 +194,11 @@ pub fn comm(world: &World, tgid: u32) -> Name {
     world.processes.get(&tgid).map_or_else(Name::default, |process| Name(Rc::clone(&process.comm)))
 }
 
-/// The life of a slot that is generation `last`, and the one before it, as acts.
-pub fn history(world: &World, slot: SlotId, last: u32) -> Vec<Act> {
+/// These generations of a slot, as acts. A reader takes every line for a part of the story: no others belong in it.
+pub fn history(world: &World, slot: SlotId, generations: RangeInclusive<u32>) -> Vec<Act> {
     let Some(state) = world.slot(slot) else { return Vec::new() };
     let mut acts = Vec::new();
-    for life in state.lives().filter(|life| life.number <= last && life.number + 1 >= last) {
+    for life in state.lives().filter(|life| generations.contains(&life.number)) {
         acts.push(birth(world, slot, life));
         acts.extend(end(world, slot, life));
     }

@@ -202,7 +202,7 @@ fn tell(held: &Clobbered, user: Option<&Rc<Stamp>>, confidence: Confidence, worl
     let complete = table.complete_since(before.born.exit.time);
     let culprit =
         end(world, *slot, before).map(|act| act.with_role(Role::Culprit, "closed what had the number, without a word"));
-    let mut timeline = history(world, *slot, *new);
+    let mut timeline = history(world, *slot, *old..=*new);
     if let Some(culprit) = &culprit {
         mark(&mut timeline, culprit);
     }

@@ -248,7 +248,7 @@ fn foreign_close(
         victim.who.owner = Some(evidence::owner(owner));
         victim.with_role(Role::Victim, "the object still holds the number, and will use and close it again")
     });
-    let mut timeline = history(world, slot, number);
+    let mut timeline = history(world, slot, number..=number);
     for part in [&victim, &Some(culprit.clone())].into_iter().flatten() {
         mark(&mut timeline, part);
     }
@@ -302,7 +302,7 @@ fn two_owners(
         culprit: None,
         victim: None,
         root_cause: None,
-        timeline: history(world, slot, number),
+        timeline: history(world, slot, number..=number),
         advice: rules::advice("two-owners"),
         complete,
         time,

@@ -86,7 +86,7 @@ fn tell(failed: &Failed, slot: SlotId, hit: Option<u32>, by: &Rc<Stamp>, world: 
     };
     let culprit =
         act(by, fd, Verb::Closed).of_generation(hit.unwrap_or(failed.number)).with_role(Role::Culprit, remark);
-    let mut timeline = history(world, slot, hit.unwrap_or(failed.number));
+    let mut timeline = history(world, slot, failed.number..=hit.unwrap_or(failed.number));
     mark(&mut timeline, &first);
     if hit.is_some() {
         mark(&mut timeline, &culprit);

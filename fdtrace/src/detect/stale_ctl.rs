@@ -163,7 +163,7 @@ impl Rules {
             EpollOp::Mod => "EPOLL_CTL_MOD",
             _ => "EPOLL_CTL_ADD",
         };
-        let mut timeline = history(world, target, life.number);
+        let mut timeline = history(world, target, life.number..=life.number);
         if let Some(registered) = registered {
             let mut line = act(&registered.by, fd, Verb::Registered).of_generation(life.number);
             line.object = object(&life.data.description);
