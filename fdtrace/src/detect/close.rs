@@ -217,7 +217,8 @@ fn use_after_close(met: Met, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {
     let call = by.sys.map_or("a call", |sys| sys.name);
     let victim = act(by, fd, Verb::Used).of_generation(met.number).with_role(Role::Victim, "found it closed");
     let culprit = dead.closer.clone().with_role(Role::Culprit, "this close ended the generation that was used next");
-    let mut timeline = dead.timeline;
+    // Whoever closed it may have meant the one before.
+    let mut timeline = history(world, met.slot, met.number.saturating_sub(1)..=met.number);
     mark(&mut timeline, &culprit);
     timeline.push(victim.clone());
     let base = Finding {
@@ -255,11 +256,8 @@ fn stale_close(hit: &Finding, met: Met, world: &World) -> Option<Finding> {
     let root = act(&first.by, fd, Verb::Closed)
         .of_generation(before.number)
         .with_role(Role::RootCause, "the number was free from here on, and was given out again");
-    let mut timeline = history(world, met.slot, before.number..=met.number);
-    for part in [Some(&root), hit.culprit.as_ref()].into_iter().flatten() {
-        mark(&mut timeline, part);
-    }
-    timeline.extend(hit.victim.clone());
+    let mut timeline = hit.timeline.clone();
+    mark(&mut timeline, &root);
     Some(Finding {
         rule: "stale-close",
         confidence: Confidence::Possible,
