@@ -112,15 +112,9 @@ pub fn room_for_witness() -> bool {
     crate::stack::ring_is_below(3)
 }
 
-/// Copies of stacks do not take more than half.
+/// Copies of stacks do not take more than half, nor do the rows of a snapshot, which can wait.
 #[inline(always)]
-pub fn room_for_stack() -> bool {
-    crate::stack::ring_is_below(2)
-}
-
-/// Nor do the rows of a snapshot, which can wait.
-#[inline(always)]
-pub fn room_for_row() -> bool {
+pub fn is_half_empty() -> bool {
     crate::stack::ring_is_below(2)
 }
 

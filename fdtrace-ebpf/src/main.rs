@@ -17,12 +17,12 @@
 mod classes;
 mod emit;
 mod filter;
+mod forked;
 mod kernel;
 mod maps;
 mod owner;
 mod process;
 mod python;
-mod share;
 mod shared;
 mod snapshot;
 mod stack;
@@ -170,7 +170,7 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 /// The same, after it: kernels that have no loops go without.
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn forked_files(ctx: BtfTracePointContext) -> i32 {
-    share::forked(ctx.arg(0), ctx.arg(1));
+    forked::files(ctx.arg(0), ctx.arg(1));
     0
 }
 

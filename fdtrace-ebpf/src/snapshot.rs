@@ -54,7 +54,7 @@ pub fn row(ctx: &TaskFile) -> bool {
         return true;
     }
     let Some(process) = filter::process(tgid) else { return true };
-    if !emit::room_for_row() {
+    if !emit::is_half_empty() {
         return false;
     }
     let pos = emit::position();

@@ -316,7 +316,7 @@ unsafe fn finish(walk: *mut Walk) {
         let tail = frames as usize * size_of::<PyFrame>();
         (*walk).stack_want = stack_bytes(has_python(walk)) as u32;
         (*walk).stack_len = 0;
-        if (*walk).stack_want > 0 && !emit::room_for_stack() {
+        if (*walk).stack_want > 0 && !emit::is_half_empty() {
             (*walk).notes |= note::STACK_OMITTED;
             (*walk).stack_want = 0;
         }

@@ -1,5 +1,6 @@
 //! Uses that are told only because somebody asked: of a slot, or of a file.
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use fdtrace_common::wire::{Watch, watch_key};
 
 use crate::{
@@ -29,6 +30,13 @@ fn wanted(key: u64, tgid: u32) -> bool {
 #[inline(always)]
 pub fn number(tgid: u32, fd: u32, times: u32) {
     let _ = WATCHED.insert(watch_key(tgid, fd), Watch { left: times, last: Watch::EVERY }, 0);
+    watch_number(u64::from(fd));
+}
+
+/// The same of a file that is behind `fd`, whenever it changes hands. What is known of whose turn it was is kept.
+#[inline(always)]
+pub fn file(file: u64, fd: u32, times: u32) {
+    let _ = WATCHED.insert(file, Watch { left: times, last: 0 }, u64::from(BPF_NOEXIST));
     watch_number(u64::from(fd));
 }
 

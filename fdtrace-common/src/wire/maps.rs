@@ -85,7 +85,8 @@ pub mod shared {
     pub const LOST_EPOCH: &str = ".data.lost";
     /// Nonzero: the reader sleeps; wake it with the next record, once.
     pub const ARMED: &str = ".data.armed";
-    /// The snapshot iterator looks at this tgid only; 0: at all that are traced.
+    /// The lower half: the snapshot iterator looks at this tgid only; 0: at all that are traced. The upper half: which
+    /// snapshot it is.
     pub const SNAPSHOT: &str = ".data.snapshot";
     /// One bit for each value of the low six bits of a number: somebody watches such a number, see the `WATCHED` map.
     pub const WATCHED_NUMBERS: &str = ".data.watched";

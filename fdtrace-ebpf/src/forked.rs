@@ -5,19 +5,18 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_loop};
+use aya_ebpf::helpers::bpf_loop;
 use fdtrace_common::wire::{TABLE_WALK_MAX, Watch, traced};
 
 use crate::{
     filter,
     kernel::{Files, has_turns, member, offset, read},
-    maps::WATCHED,
-    shared::watch_number,
+    watch,
 };
 
 /// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`, once the fork has been told.
 #[inline(always)]
-pub fn forked(parent: *const c_void, child: *const c_void) {
+pub fn files(parent: *const c_void, child: *const c_void) {
     // SAFETY: both pointers are typed by the tracepoint; the offsets come from BTF.
     let (tgid, child_tgid, table): (u32, u32, u64) = unsafe {
         (member(parent, offset!(task_tgid)), member(child, offset!(task_tgid)), member(child, offset!(task_files)))
@@ -46,8 +45,6 @@ unsafe extern "C" fn step(fd: u32, array: *mut c_void) -> i64 {
     if fd <= 2 || file == 0 || !has_turns(file) {
         return 0;
     }
-    let watch = Watch { left: Watch::TURNS, last: 0 };
-    let _ = WATCHED.insert(file, watch, u64::from(BPF_NOEXIST));
-    watch_number(u64::from(fd));
+    watch::file(file, fd, Watch::TURNS);
     0
 }
