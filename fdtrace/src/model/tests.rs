@@ -4,7 +4,7 @@ use fdtrace_common::wire::{EpollEntry, FileInfo};
 
 use super::*;
 use crate::{
-    event::{Call, Effect, Install, Source, TableRow},
+    event::{Call, Effect, EpollOp, Install, Source, TableRow},
     syscalls::{self, Arch},
 };
 
