@@ -61,7 +61,12 @@ impl World {
 
     pub(super) fn epoll_ctl(&mut self, table: TableId, ctl: &EpollCtl, by: &Rc<Stamp>, changes: &mut Vec<Change>) {
         let slot = SlotId { table, fd: ctl.epoll };
-        let Some(instance) = self.meant(slot, ctl.epoll_file.file, by.at) else { return };
+        let instance = self.meant(slot, ctl.epoll_file.file, by.at);
+        // It succeeded, so there was an instance, which is gone from the number or is none that is known.
+        if by.ret == 0 && (ctl.epoll_file.file == 0 || instance.is_none()) {
+            self.reread_interest(by.tgid);
+        }
+        let Some(instance) = instance else { return };
         // It looks at the end only, and may see who came then.
         let mut raced = !self.is_occupant(slot, &instance);
         let instance = self.instance(instance);
@@ -184,7 +189,7 @@ impl World {
             }
             // Whoever ended it returned before this call did.
             let over = |life: &&crate::order::Life<_>| {
-                file != 0 && life.file == file && life.end().is_none_or(|end| end.by.at.exit.pos >= at.start())
+                (file == 0 || life.file == file) && life.end().is_none_or(|end| end.by.at.exit.pos >= at.start())
             };
             if let Some(life) = state.past().rev().find(over) {
                 return Some(Rc::clone(&life.data.description));

@@ -434,6 +434,22 @@ fn a_registration_beside_a_close_of_its_number() {
 }
 
 #[test]
+fn a_registration_whose_epoll_has_left_its_number_by_the_end() {
+    let (mut bench, epoll) = with_epoll();
+    bench.open(at(3, 4), 5, 0xa0);
+    let (file, source) = (FileInfo { fop: 0xe1, ..file(0xee) }, Source::Duplicated(10));
+    let install = Install { fd: 11, file, cloexec: false, source, path: None, looked: 6 };
+    bench.call("dup", at(5, 6), 11, Effect::Install(install));
+    bench.close(at(8, 9), 10, 0xee, 0);
+    assert!(!bench.asks());
+    bench.call("epoll_ctl", at(7, 10), 0, ctl(0, 5, [0xa0, 0xa0]));
+    let entries: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
+    assert_eq!(bench.serial(11), epoll);
+    assert_eq!(entries, [(bench.serial(5), 5)], "it is in the list of the one that 11 still means");
+    assert!(bench.asks(), "and is looked up, because the call did not see which one it was");
+}
+
+#[test]
 fn a_registration_of_what_has_not_been_returned_yet() {
     let (mut bench, epoll) = with_epoll();
     // open 5: 3..9 has taken effect.
