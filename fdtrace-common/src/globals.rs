@@ -55,6 +55,8 @@ pub struct Offsets {
     /// The thread pointer of the user program.
     pub task_thread_pointer: u32,
     pub mm_start_code: u32,
+    /// Where the first thread's stack begins: above are the program's arguments and environment.
+    pub mm_start_stack: u32,
     pub bprm_file: u32,
     /// The arguments of a 32-bit call.
     pub regs_arg_compat: [u32; 6],
@@ -63,7 +65,7 @@ pub struct Offsets {
     pub compat_bit: u32,
 }
 
-const WORDS: usize = 63;
+const WORDS: usize = 64;
 const _: () = assert!(size_of::<Offsets>() == WORDS * 4 && align_of::<Offsets>() == 4);
 
 impl Offsets {

@@ -266,8 +266,8 @@ zeroed_default!(Stack, Code, TypeDef);
 #[derive(Clone, Copy)]
 pub struct StackRoom {
     pub stack: Stack,
-    /// Frames, then bytes of the user stack.
-    pub tail: [u8; FRAMES_MAX * size_of::<PyFrame>() + STACK_MAX + STACK_STEP],
+    /// Frames, then bytes of the user stack, of which no more than a page is copied at once.
+    pub tail: [u8; FRAMES_MAX * size_of::<PyFrame>() + STACK_MAX + 4096],
 }
 
 /// Room for one [`Code`] with its table.

@@ -8,7 +8,7 @@ use crate::{
     emit::{self, Subject},
     maps::CLASSES_SEEN,
     owner::{self, Seen},
-    walk::{Walk, copy, user_word},
+    walk::{Walk, copy, peek},
 };
 
 /// `Py_TPFLAGS_TYPE_SUBCLASS`: the type's instances are types.
@@ -62,13 +62,14 @@ unsafe fn classify(walk: *mut Walk, class: u64) -> u32 {
 unsafe fn is_type(walk: *const Walk, class: u64) -> bool {
     // SAFETY: `walk` is this processor's.
     unsafe {
-        let Some(meta) = user_word(class + 8) else { return false };
+        let Some(meta) = peek::<u64>(class + 8) else { return false };
         if meta == (*walk).python.type_type {
             return true;
         }
         let o = &raw const (*walk).python.offsets;
-        user_word(meta.wrapping_add(8)) == Some((*walk).python.type_type)
-            && user_word(meta.wrapping_add(u64::from((*o).type_flags))).is_some_and(|flags| flags & TYPE_SUBCLASS != 0)
+        peek::<u64>(meta.wrapping_add(8)) == Some((*walk).python.type_type)
+            && peek::<u64>(meta.wrapping_add(u64::from((*o).type_flags)))
+                .is_some_and(|flags| flags & TYPE_SUBCLASS != 0)
     }
 }
 
@@ -85,7 +86,7 @@ unsafe fn origin(walk: *mut Walk, class: u64) -> u32 {
         let text = (&raw mut (*walk).text).cast::<u64>();
         let mut class = class;
         for _ in 0..BASES {
-            let Some(name) = user_word(class.wrapping_add(u64::from((*o).type_name))) else { return owns::NOTHING };
+            let Some(name) = peek::<u64>(class.wrapping_add(u64::from((*o).type_name))) else { return owns::NOTHING };
             // Names shorter than what is read may end at the end of a mapping: then this is none of ours.
             if copy(text.cast(), 11, name) && text.read_volatile() == eight(b"_io.File") {
                 if text.add(1).read_volatile() << 40 == eight(b"\0\0\0\0\0IO\0") {
@@ -101,7 +102,7 @@ unsafe fn origin(walk: *mut Walk, class: u64) -> u32 {
             {
                 return owns::SOCKET;
             }
-            class = user_word(class.wrapping_add(u64::from((*o).type_base))).unwrap_or(0);
+            class = peek::<u64>(class.wrapping_add(u64::from((*o).type_base))).unwrap_or(0);
             if class == 0 {
                 return owns::NOTHING;
             }
@@ -116,7 +117,7 @@ unsafe fn announce(walk: *mut Walk, class: u64, owned: u32) -> bool {
     let mut told = false;
     // SAFETY: `walk` is this processor's.
     unsafe {
-        let name = user_word(class.wrapping_add(u64::from((*walk).python.offsets.type_name))).unwrap_or(0);
+        let name = peek::<u64>(class.wrapping_add(u64::from((*walk).python.offsets.type_name))).unwrap_or(0);
         let who = Subject { tgid: (*walk).tgid, tid: (*walk).tid, table: 0 };
         emit::witness::<TypeDef>(|record| {
             emit::fill_header(&raw mut (*record).header, kind::TYPE, 0, who);

@@ -72,15 +72,38 @@ pub fn in_compat_call() -> bool {
     if bit == 0 {
         return false;
     }
-    let status: u32 = if have_task_btf() {
+    of_task::<u32>(offset!(task_status)) & bit != 0
+}
+
+/// A member of the current task.
+#[inline(always)]
+fn of_task<T: Copy + Default>(offset: usize) -> T {
+    if have_task_btf() {
         // SAFETY: the helper returns a typed, trusted pointer to the running task; the offset comes from BTF.
-        unsafe { member(bpf_get_current_task_btf().cast::<c_void>(), offset!(task_status)) }
+        unsafe { member(bpf_get_current_task_btf().cast::<c_void>(), offset) }
     } else {
         // SAFETY: the helper has no preconditions.
         let task = unsafe { bpf_get_current_task() };
-        read::<u32>(task + offset!(task_status) as u64)
-    };
-    status & bit != 0
+        read(task + offset as u64)
+    }
+}
+
+/// The thread pointer of the current task: its own data, behind its stack if it is not the first thread.
+#[inline(always)]
+pub fn thread_pointer() -> u64 {
+    of_task(offset!(task_thread_pointer))
+}
+
+/// Where the current program's first stack begins: its arguments and its environment lie above.
+#[inline(always)]
+pub fn start_stack() -> u64 {
+    load(of_task(offset!(task_mm)), offset!(mm_start_stack))
+}
+
+/// Where the current program's code begins.
+#[inline(always)]
+pub fn start_code() -> u64 {
+    load(of_task(offset!(task_mm)), offset!(mm_start_code))
 }
 
 /// Loads a member of what a typed task leads to: directly where the verifier knows the types, which takes a nanosecond and
@@ -106,17 +129,7 @@ pub struct Files {
 impl Files {
     #[inline(always)]
     pub fn of_current() -> Self {
-        if have_task_btf() {
-            // SAFETY: the helper returns a typed, trusted pointer to the running task.
-            let task = unsafe { bpf_get_current_task_btf() }.cast::<c_void>();
-            // SAFETY: `files` is a member of `task_struct`; the offset comes from BTF.
-            let files: u64 = unsafe { member(task, offset!(task_files)) };
-            Self::at(files)
-        } else {
-            // SAFETY: the helper has no preconditions.
-            let task = unsafe { bpf_get_current_task() };
-            Self::at(read::<u64>(task + offset!(task_files) as u64))
-        }
+        Self::at(of_task(offset!(task_files)))
     }
 
     /// `files` is the member of a task that a hook was given, or of the current one.

@@ -20,12 +20,11 @@ use fdtrace_common::{
 use crate::{
     classes,
     emit::{self, Subject},
-    kernel::Files,
+    kernel::{Files, thread_pointer},
     maps::{HELD, HOLDERS, STACK_ROOM, WALK, WATCHED},
-    python::thread_pointer,
     shared::watches_number,
     stdio,
-    walk::{POINTERS, SEARCH_REGISTERS, STRIDE, WORDS, Walk, copy, has_python, mode},
+    walk::{self, POINTERS, SEARCH_REGISTERS, STRIDE, WORDS, Walk, has_python, mode, peek},
     watch,
 };
 
@@ -162,10 +161,7 @@ unsafe extern "C" fn look_step(index: u32, _context: *mut c_void) -> i64 {
 unsafe fn recognise(walk: *mut Walk, object: u64) -> bool {
     // SAFETY: `walk` is this processor's.
     unsafe {
-        let mut front = [0u64; 3];
-        if !copy((&raw mut front).cast(), 24, object) {
-            return false;
-        }
+        let Some(front) = walk::front(walk, object) else { return false };
         if stdio::is_stream(front[0]) {
             return stdio::look(walk, object, front[0]);
         }
@@ -215,6 +211,24 @@ unsafe fn closing(walk: *const Walk) -> bool {
     unsafe { (&raw const (*walk).mode).read_volatile() == mode::CLOSE }
 }
 
+/// Copies word by word: a structure is copied by a loop over bytes here.
+#[inline(always)]
+unsafe fn keep(to: *mut Holder, from: *const Holder) {
+    for word in 0..size_of::<Holder>() / 8 {
+        // SAFETY: by the caller's promise that both are valid; they consist of whole words, as asserted below.
+        unsafe { to.cast::<u64>().add(word).write_volatile(from.cast::<u64>().add(word).read_volatile()) };
+    }
+}
+
+/// Makes it [`Holder::NOBODY`]. As above.
+#[inline(always)]
+unsafe fn nobody(to: *mut Holder) {
+    for word in 0..size_of::<Holder>() / 8 {
+        // SAFETY: as above.
+        unsafe { to.cast::<u64>().add(word).write_volatile(0) };
+    }
+}
+
 const fn slot_key(tgid: u32, execs: u32, fd: u32) -> SlotKey {
     SlotKey { tgid, execs, fd, reserved: 0 }
 }
@@ -233,9 +247,9 @@ unsafe fn recall(walk: *mut Walk) {
     // SAFETY: `walk` is this processor's; a live element of a hash map.
     unsafe {
         let key = wanted_slot(walk);
-        (*walk).known = Holder::NOBODY;
+        nobody(&raw mut (*walk).known);
         if let Some(holder) = HOLDERS.get(&key) {
-            (*walk).known = *holder;
+            keep(&raw mut (*walk).known, holder);
             let _ = HOLDERS.remove(&key);
         }
         known_ones(walk);
@@ -256,8 +270,11 @@ unsafe fn closed(walk: *mut Walk) {
             // If it is being closed, the next one is given the same address.
             let _ = HELD.remove(&ClassKey { address: object, tgid: (*walk).tgid, execs: (*walk).execs });
         }
-        bpf_loop((*walk).candidates, close_step as *mut c_void, core::ptr::null_mut(), 0);
-        let _ = HOLDERS.remove(&wanted_slot(walk));
+        if (*walk).candidates != 0 {
+            bpf_loop((*walk).candidates, close_step as *mut c_void, core::ptr::null_mut(), 0);
+            // As it was before the search, whoever was bound to the number meanwhile.
+            let _ = HOLDERS.remove(&wanted_slot(walk));
+        }
     }
 }
 
@@ -310,10 +327,7 @@ unsafe fn is_decided(walk: *const Walk) -> bool {
         if object == 0 {
             return (*known).begun != 0;
         }
-        let mut front = [0u64; 3];
-        if !copy((&raw mut front).cast(), 24, object) {
-            return false;
-        }
+        let Some(front) = peek::<[u64; 3]>(object) else { return false };
         match (*known).owns {
             owns::STREAM => stdio::is_closing(front[0]),
             // A socket can let go of its number without closing it.
@@ -370,9 +384,9 @@ pub unsafe fn reads_directory(walk: *mut Walk, fd: u32, buffer: u64, size: u64) 
     // SAFETY: this processor's rooms, and a local of that size.
     unsafe {
         let object = buffer.wrapping_sub(DATA);
-        let mut front = [0u64; 2];
         // The number and a lock, then the size of the buffer.
-        if !copy((&raw mut front).cast(), 16, object) || front[0] as u32 != fd || front[1] != size {
+        let Some(front) = peek::<[u64; 2]>(object) else { return };
+        if front[0] as u32 != fd || front[1] != size {
             return;
         }
         (*walk).candidates = 0;
@@ -477,7 +491,7 @@ pub unsafe fn foresee(walk: *mut Walk) {
 unsafe fn maybes(walk: *mut Walk) {
     // SAFETY: `walk` is this processor's.
     unsafe {
-        (*walk).known = Holder::NOBODY;
+        nobody(&raw mut (*walk).known);
         (*walk).maybe_count = 0;
         bpf_loop((*walk).candidates, maybe_step as *mut c_void, core::ptr::null_mut(), 0);
     }
@@ -574,3 +588,4 @@ unsafe fn bind_one(walk: *mut Walk, candidate: *const Candidate, fd: u32, other:
 }
 
 const _: () = assert!(CANDIDATES_MAX.is_power_of_two() && MAYBE_MAX.is_power_of_two());
+const _: () = assert!(size_of::<Holder>() % 8 == 0 && align_of::<Holder>() == 8);

@@ -5,7 +5,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf, bpf_loop};
+use aya_ebpf::helpers::bpf_loop;
 use fdtrace_common::{
     python::{self, NONE, PyOffsets, checksum, layout, untag},
     wire::{flag, loss},
@@ -14,9 +14,9 @@ use fdtrace_common::{
 
 use crate::{
     emit::{self, Subject},
-    kernel::{self, member, offset, read},
+    kernel::thread_pointer,
     maps::{CODE_ROOM, CODES, STACK_ROOM, THREAD_STATES, WALK},
-    walk::{COPY, Walk, byte, copy, int, user_int, user_word, word},
+    walk::{COPY, Walk, byte, copy, int, peek, word},
 };
 
 /// Frames looked at, those that are not shown included.
@@ -55,18 +55,6 @@ pub unsafe fn frames(walk: *mut Walk) -> u32 {
 }
 
 #[inline(always)]
-pub fn thread_pointer() -> u64 {
-    if kernel::have_task_btf() {
-        // SAFETY: a typed, trusted pointer to the running task; the offset comes from BTF.
-        unsafe { member(bpf_get_current_task_btf().cast::<c_void>(), offset!(task_thread_pointer)) }
-    } else {
-        // SAFETY: the helper has no preconditions.
-        let task = unsafe { bpf_get_current_task() };
-        read::<u64>(task + offset!(task_thread_pointer) as u64)
-    }
-}
-
-#[inline(always)]
 unsafe fn thread_state(walk: *mut Walk) -> Option<u64> {
     // SAFETY: `walk` is this processor's.
     unsafe {
@@ -74,13 +62,13 @@ unsafe fn thread_state(walk: *mut Walk) -> Option<u64> {
         let tid = (*walk).tid;
         if let Some(known) = THREAD_STATES.get(&tid) {
             let known = *known;
-            let same = user_word(known.wrapping_add(u64::from((*o).tstate_thread_id))) == Some((*walk).thread);
+            let same = peek::<u64>(known.wrapping_add(u64::from((*o).tstate_thread_id))) == Some((*walk).thread);
             if same && innermost(o, known) != 0 {
                 return Some(known);
             }
         }
         (*walk).interpreter =
-            user_word((*walk).python.runtime.wrapping_add(u64::from((*o).runtime_interpreters_head)))?;
+            peek::<u64>((*walk).python.runtime.wrapping_add(u64::from((*o).runtime_interpreters_head)))?;
         (*walk).state = 0;
         (*walk).found = 0;
         (*walk).idle = 0;
@@ -107,11 +95,11 @@ unsafe extern "C" fn thread_step(_index: u32, _context: *mut c_void) -> i64 {
             if interpreter == 0 {
                 return 1;
             }
-            (*walk).state = user_word(interpreter.wrapping_add(u64::from((*o).interp_threads_head))).unwrap_or(0);
-            (*walk).interpreter = user_word(interpreter.wrapping_add(u64::from((*o).interp_next))).unwrap_or(0);
+            (*walk).state = peek::<u64>(interpreter.wrapping_add(u64::from((*o).interp_threads_head))).unwrap_or(0);
+            (*walk).interpreter = peek::<u64>(interpreter.wrapping_add(u64::from((*o).interp_next))).unwrap_or(0);
             return 0;
         }
-        if user_word(state.wrapping_add(u64::from((*o).tstate_thread_id))) == Some((*walk).thread) {
+        if peek::<u64>(state.wrapping_add(u64::from((*o).tstate_thread_id))) == Some((*walk).thread) {
             // A thread that works for several interpreters has frames only in the running one and its callers.
             if innermost(o, state) != 0 {
                 (*walk).found = state;
@@ -121,7 +109,7 @@ unsafe extern "C" fn thread_step(_index: u32, _context: *mut c_void) -> i64 {
                 (*walk).idle = state;
             }
         }
-        (*walk).state = user_word(state.wrapping_add(u64::from((*o).tstate_next))).unwrap_or(0);
+        (*walk).state = peek::<u64>(state.wrapping_add(u64::from((*o).tstate_next))).unwrap_or(0);
     }
     0
 }
@@ -131,9 +119,9 @@ unsafe extern "C" fn thread_step(_index: u32, _context: *mut c_void) -> i64 {
 unsafe fn innermost(o: *const PyOffsets, state: u64) -> u64 {
     // SAFETY: `o` is in this processor's room.
     unsafe {
-        let first = user_word(state.wrapping_add(u64::from((*o).tstate_frame))).unwrap_or(0);
+        let first = peek::<u64>(state.wrapping_add(u64::from((*o).tstate_frame))).unwrap_or(0);
         if (*o).layout == layout::CFRAME && first != 0 {
-            return user_word(first.wrapping_add(u64::from((*o).cframe_current_frame))).unwrap_or(0);
+            return peek::<u64>(first.wrapping_add(u64::from((*o).cframe_current_frame))).unwrap_or(0);
         }
         first
     }
@@ -172,7 +160,7 @@ unsafe extern "C" fn frame_step(_index: u32, _context: *mut c_void) -> i64 {
             return 0;
         }
         let distance = if (*o).layout == layout::FRAME_OBJECT {
-            let Some(last) = user_int(at.wrapping_add(u64::from((*o).frame_instr))) else {
+            let Some(last) = peek::<u32>(at.wrapping_add(u64::from((*o).frame_instr))) else {
                 (*walk).next = at;
                 return 1;
             };
@@ -193,8 +181,8 @@ unsafe extern "C" fn frame_step(_index: u32, _context: *mut c_void) -> i64 {
         fingerprint = mixed(fingerprint, table);
         if version == 0 {
             // Without a version of its own, the address of a part may have been given out again too.
-            fingerprint = mixed(fingerprint, user_word(table.wrapping_add(u64::from((*o).bytes_size))).unwrap_or(0));
-            fingerprint = mixed(fingerprint, user_word(table.wrapping_add(u64::from((*o).bytes_data))).unwrap_or(0));
+            fingerprint = mixed(fingerprint, peek::<u64>(table.wrapping_add(u64::from((*o).bytes_size))).unwrap_or(0));
+            fingerprint = mixed(fingerprint, peek::<u64>(table.wrapping_add(u64::from((*o).bytes_data))).unwrap_or(0));
         }
         let fingerprint = (fingerprint >> 32) as u32;
         // Read again, for the compiler would drop a mask on what it knows to be small, and 6.1 forgets what it knew.
@@ -244,11 +232,11 @@ unsafe fn text(walk: *const Walk, object: u64) -> Option<Text> {
     // SAFETY: `walk` is this processor's.
     unsafe {
         let o = &raw const (*walk).python.offsets;
-        if user_word(object.wrapping_add(u64::from((*o).object_type)))? != (*walk).python.unicode_type {
+        if peek::<u64>(object.wrapping_add(u64::from((*o).object_type)))? != (*walk).python.unicode_type {
             return None;
         }
-        let length = user_word(object.wrapping_add(u64::from((*o).unicode_length)))?;
-        let state = user_int(object.wrapping_add(u64::from((*o).unicode_state)))?;
+        let length = peek::<u64>(object.wrapping_add(u64::from((*o).unicode_length)))?;
+        let state = peek::<u32>(object.wrapping_add(u64::from((*o).unicode_state)))?;
         let width = state >> python::unicode::KIND_SHIFT & python::unicode::KIND_MASK;
         if state & python::unicode::COMPACT == 0 || !(width == 1 || width == 2 || width == 4) {
             return None;
@@ -283,7 +271,7 @@ unsafe fn define(walk: *mut Walk, key: &CodeKey, first_line: u32) -> u32 {
         (*code).table_len = 0;
         // Until it is known: a table that could not be read is not one that is empty.
         (*code).table_total = 0xffff_ffff;
-        let named = user_word(key.code.wrapping_add(u64::from((*o).code_filename))).and_then(|file| text(walk, file));
+        let named = peek::<u64>(key.code.wrapping_add(u64::from((*o).code_filename))).and_then(|file| text(walk, file));
         let Some(file) = named else { return MARK_NONE };
         let bytes = file.length.wrapping_mul(u64::from(file.width));
         let len = if bytes > FILE_MAX as u64 { FILE_MAX as u32 & !3 } else { bytes as u32 };
@@ -295,7 +283,7 @@ unsafe fn define(walk: *mut Walk, key: &CodeKey, first_line: u32) -> u32 {
         }
         (*code).file_len = len;
         (*code).file_width = file.width;
-        let named = user_word(key.code.wrapping_add(u64::from((*o).code_qualname))).and_then(|name| text(walk, name));
+        let named = peek::<u64>(key.code.wrapping_add(u64::from((*o).code_qualname))).and_then(|name| text(walk, name));
         let Some(name) = named else { return MARK_NONE };
         let bytes = name.length.wrapping_mul(u64::from(name.width));
         let len = if bytes > NAME_MAX as u64 { NAME_MAX as u32 & !3 } else { bytes as u32 };
@@ -313,8 +301,8 @@ unsafe fn define(walk: *mut Walk, key: &CodeKey, first_line: u32) -> u32 {
             mark = marked(walk, (&raw const (*code).name).cast(), len, file.data, file.length);
         }
         let mut table_len = 0u32;
-        let table = user_word(key.code.wrapping_add(u64::from((*o).code_linetable)));
-        let total = table.and_then(|table| user_word(table.wrapping_add(u64::from((*o).bytes_size))));
+        let table = peek::<u64>(key.code.wrapping_add(u64::from((*o).code_linetable)));
+        let total = table.and_then(|table| peek::<u64>(table.wrapping_add(u64::from((*o).bytes_size))));
         if let (Some(table), Some(total)) = (table, total) {
             (*code).table_total = if total > 0xffff_ffff { 0xffff_ffff } else { total as u32 };
             let size = if total > TABLE_MAX as u64 { TABLE_MAX as u32 } else { total as u32 };
@@ -378,7 +366,7 @@ pub unsafe fn task(walk: *mut Walk) -> u32 {
         let o = &raw const (*walk).python.offsets;
         let stack = &raw mut (*room).stack;
         let running = if (*o).flags & python::flag::RUNNING_TASK != 0 {
-            user_word((*walk).state.wrapping_add(u64::from((*o).tstate_running_task)))
+            peek::<u64>((*walk).state.wrapping_add(u64::from((*o).tstate_running_task)))
         } else if (*walk).handle_frame > 1 {
             of_handle(walk)
         } else {
@@ -389,7 +377,7 @@ pub unsafe fn task(walk: *mut Walk) -> u32 {
             return 0;
         }
         (*stack).task = task;
-        let Some(name) = user_word(task.wrapping_add(u64::from((*o).task_name))) else { return 0 };
+        let Some(name) = peek::<u64>(task.wrapping_add(u64::from((*o).task_name))) else { return 0 };
         if let Some(name) = text(walk, name) {
             let bytes = name.length.wrapping_mul(u64::from(name.width));
             let len = if bytes > TASK_NAME_MAX as u64 - 1 { TASK_NAME_MAX as u32 - 4 } else { bytes as u32 };
@@ -400,15 +388,15 @@ pub unsafe fn task(walk: *mut Walk) -> u32 {
             return 0;
         }
         if (*o).flags & python::flag::LAZY_TASK_NAMES == 0
-            || user_word(name.wrapping_add(u64::from((*o).object_type))) != Some((*walk).python.long_type)
+            || peek::<u64>(name.wrapping_add(u64::from((*o).object_type))) != Some((*walk).python.long_type)
         {
             return 0;
         }
         // One digit of 30 bits, positive: more tasks than that have no number here.
-        if user_word(name.wrapping_add(u64::from((*o).long_tag))) != Some(1 << 3) {
+        if peek::<u64>(name.wrapping_add(u64::from((*o).long_tag))) != Some(1 << 3) {
             return 0;
         }
-        let Some(number) = user_int(name.wrapping_add(u64::from((*o).long_digits))) else { return 0 };
+        let Some(number) = peek::<u32>(name.wrapping_add(u64::from((*o).long_digits))) else { return 0 };
         (&raw mut (*stack).task_name).cast::<u64>().write_volatile(u64::from(number));
         (*stack).task_name_len = 8;
         note::TASK_NUMBER
@@ -421,13 +409,13 @@ unsafe fn of_handle(walk: *mut Walk) -> Option<u64> {
     // SAFETY: `walk` is this processor's.
     unsafe {
         let o = &raw const (*walk).python.offsets;
-        let handle = untag(user_word((*walk).handle_frame.wrapping_add(u64::from((*o).frame_localsplus)))?);
-        let callback = user_word(handle.wrapping_add(u64::from((*o).handle_callback)))?;
-        let class = user_word(callback.wrapping_add(u64::from((*o).object_type)))?;
+        let handle = untag(peek::<u64>((*walk).handle_frame.wrapping_add(u64::from((*o).frame_localsplus)))?);
+        let callback = peek::<u64>(handle.wrapping_add(u64::from((*o).handle_callback)))?;
+        let class = peek::<u64>(callback.wrapping_add(u64::from((*o).object_type)))?;
         let text = (&raw mut (*walk).text).cast::<u64>();
         if class == (*walk).python.builtin_type {
-            let definition = user_word(callback.wrapping_add(u64::from((*o).builtin_def)))?;
-            let name = user_word(definition)?;
+            let definition = peek::<u64>(callback.wrapping_add(u64::from((*o).builtin_def)))?;
+            let name = peek::<u64>(definition)?;
             // `task_wakeup` and its NUL.
             if !copy(text.cast(), 12, name)
                 || text.read_volatile() != eight(b"task_wak")
@@ -435,10 +423,10 @@ unsafe fn of_handle(walk: *mut Walk) -> Option<u64> {
             {
                 return None;
             }
-            return user_word(callback.wrapping_add(u64::from((*o).builtin_self)));
+            return peek::<u64>(callback.wrapping_add(u64::from((*o).builtin_self)));
         }
-        let mut name = user_word(class.wrapping_add(u64::from((*o).type_name)))?;
-        if user_word(name)? == eight(b"_asyncio") {
+        let mut name = peek::<u64>(class.wrapping_add(u64::from((*o).type_name)))?;
+        if peek::<u64>(name)? == eight(b"_asyncio") {
             name = name.wrapping_add(9);
         }
         if !copy(text.cast(), 20, name) {
@@ -447,7 +435,7 @@ unsafe fn of_handle(walk: *mut Walk) -> Option<u64> {
         let (a, b) = (text.read_volatile(), text.add(1).read_volatile());
         let step = a == eight(b"TaskStep") && b == eight(b"MethWrap");
         let wakeup = a == eight(b"TaskWake") && b == eight(b"upMethWr");
-        if step || wakeup { user_word(callback.wrapping_add(u64::from((*o).wrapper_task))) } else { None }
+        if step || wakeup { peek::<u64>(callback.wrapping_add(u64::from((*o).wrapper_task))) } else { None }
     }
 }
 
@@ -457,17 +445,17 @@ unsafe fn is_task(walk: *mut Walk, object: u64) -> bool {
     // SAFETY: `walk` is this processor's.
     unsafe {
         let o = &raw const (*walk).python.offsets;
-        let mut class = user_word(object.wrapping_add(u64::from((*o).object_type))).unwrap_or(0);
+        let mut class = peek::<u64>(object.wrapping_add(u64::from((*o).object_type))).unwrap_or(0);
         let text = (&raw mut (*walk).text).cast::<u64>();
         for _ in 0..3 {
-            let Some(name) = user_word(class.wrapping_add(u64::from((*o).type_name))) else { return false };
+            let Some(name) = peek::<u64>(class.wrapping_add(u64::from((*o).type_name))) else { return false };
             if copy(text.cast(), 14, name)
                 && text.read_volatile() == eight(b"_asyncio")
                 && text.add(1).read_volatile() << 16 == eight(b"\0\0.Task\0")
             {
                 return true;
             }
-            class = user_word(class.wrapping_add(u64::from((*o).type_base))).unwrap_or(0);
+            class = peek::<u64>(class.wrapping_add(u64::from((*o).type_base))).unwrap_or(0);
         }
         false
     }

@@ -5,7 +5,10 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE};
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
+    helpers::{bpf_loop, generated::bpf_probe_read_kernel},
+};
 use fdtrace_common::{
     class::{self, witness},
     python::PyProcess,
@@ -16,12 +19,10 @@ use fdtrace_common::{
     },
 };
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-
 use crate::{
     emit::{self, Subject},
     filter::{self, Task},
-    kernel::{Files, member, offset, read},
+    kernel::{self, Files, member, offset, read},
     maps::{EVENTS, IMAGES, PYTHON, STACK_ROOM, WALK},
     owner, python, syscalls,
     turns::{self, Room},
@@ -31,6 +32,9 @@ use crate::{
 #[unsafe(no_mangle)]
 static STACK_BYTES: [u32; 2] = [0; 2];
 
+/// The stack is copied in pieces of this size at most, none across a page: a read of memory that is not there fails as a
+/// whole.
+const BLOCK: u32 = 2048;
 const AT_EMPTY_PATH: u64 = 0x1000;
 
 /// The call begins.
@@ -47,18 +51,18 @@ pub fn at_enter(regs: *const c_void, nr: u64) {
 #[inline(always)]
 fn enter(regs: *const c_void, nr: u64) {
     let Some(task) = filter::current() else { return };
-    let Some(walk) = prepare(&task) else { return };
-    let call_time = plan_at_enter(walk, &task, regs, nr);
+    let start = syscalls::started(task.tid);
+    let Some(walk) = prepare(&task, start.time) else { return };
+    plan_at_enter(walk, &task, regs, nr, start.before);
     // SAFETY: `walk` is this processor's room, and prepared.
-    unsafe { carry_out(walk, regs, nr, call_time) };
+    unsafe { carry_out(walk, regs, nr, start.time) };
 }
 
-/// What a call that begins is to be answered with. Returns when it began.
+/// What a call that begins is to be answered with.
 #[inline(always)]
-fn plan_at_enter(walk: *mut Walk, task: &Task, regs: *const c_void, nr: u64) -> u64 {
+fn plan_at_enter(walk: *mut Walk, task: &Task, regs: *const c_void, nr: u64, before: u64) {
     let wants = filter::witnesses(nr);
     let class = filter::class(nr, false);
-    let start = syscalls::started(task.tid);
     // SAFETY: `walk` is this processor's room, and prepared.
     unsafe {
         let fd = syscalls::arg(regs, 0) as u32;
@@ -78,15 +82,15 @@ fn plan_at_enter(walk: *mut Walk, task: &Task, regs: *const c_void, nr: u64) -> 
             if class == class::EPOLL_CTL && has_python(walk) {
                 (*walk).plan |= plan::BIND;
             }
-            return start.time;
+            return;
         }
         // A number that an object still holds, though its generation is gone: who uses it now?
-        let watched = filter::uses(class) && start.before != 0;
+        let watched = filter::uses(class) && before != 0;
         let always = watched
             || wants & witness::BIND != 0
             || (wants & witness::BIND_EMPTY_PATH != 0 && syscalls::arg(regs, 3) & AT_EMPTY_PATH != 0);
         if wants & witness::BIND_EMPTY_PATH != 0 && !always {
-            return start.time;
+            return;
         }
         if watched {
             (*walk).notes = note::SEARCHED;
@@ -102,7 +106,6 @@ fn plan_at_enter(walk: *mut Walk, task: &Task, regs: *const c_void, nr: u64) -> 
         if (always || has_python(walk)) && owner::wanted(walk, fd, always) {
             (*walk).plan |= plan::SEARCH | plan::BIND | plan::FORESEE;
         }
-        start.time
     }
 }
 
@@ -168,7 +171,7 @@ fn exit(regs: *const c_void, ret: i64) {
     let wants = filter::witnesses(nr);
     let Some(task) = filter::current() else { return };
     let start = syscalls::started(task.tid);
-    let Some(walk) = prepare(&task) else { return };
+    let Some(walk) = prepare(&task, emit::now()) else { return };
     // SAFETY: `walk` is this processor's room, and prepared.
     unsafe {
         if wants & witness::MAPS != 0 && ret > 0 {
@@ -210,10 +213,11 @@ fn exit(regs: *const c_void, ret: i64) {
 }
 
 #[inline(always)]
-fn prepare(task: &Task) -> Option<*mut Walk> {
+fn prepare(task: &Task, now: u64) -> Option<*mut Walk> {
     let walk = WALK.get_ptr_mut(0)?;
     // SAFETY: this processor's room, and a live element of a hash map.
     unsafe {
+        (*walk).now = now;
         (*walk).tgid = task.tgid;
         (*walk).tid = task.tid;
         (*walk).execs = (*task.process).execs;
@@ -314,24 +318,17 @@ unsafe fn finish(walk: *mut Walk) {
         let frames = (*walk).frames & (2 * FRAMES_MAX as u32 - 1);
         let frames = if frames > FRAMES_MAX as u32 { FRAMES_MAX as u32 } else { frames };
         let tail = frames as usize * size_of::<PyFrame>();
+        (*walk).tail = tail as u32;
         (*walk).stack_want = stack_bytes(has_python(walk)) as u32;
         (*walk).stack_len = 0;
         if (*walk).stack_want > 0 && !emit::is_half_empty() {
             (*walk).notes |= note::STACK_OMITTED;
             (*walk).stack_want = 0;
         }
-        for step in 0..STACK_MAX / STACK_STEP {
-            let at = (step * STACK_STEP) as u32;
-            if at >= (&raw const (*walk).stack_want).read_volatile() {
-                break;
-            }
-            let to = (&raw mut (*room).tail).cast::<u8>().add(tail + at as usize);
-            if !copy(to, STACK_STEP as u32, (*walk).sp.wrapping_add(u64::from(at))) {
-                (*walk).notes |= note::STACK_CUT;
-                break;
-            }
-            (&raw mut (*walk).stack_len).write_volatile(at + STACK_STEP as u32);
+        if (*walk).stack_want > 0 {
+            (*walk).stack_want = up_to_its_end((*walk).sp, (*walk).stack_want);
         }
+        bpf_loop(STACK_MAX as u32 / BLOCK + 1, block_step as *mut c_void, core::ptr::null_mut(), 0);
         let len = (&raw const (*walk).stack_len).read_volatile();
         if !has_python(walk) && len == 0 && (*walk).candidates == 0 {
             return;
@@ -347,6 +344,49 @@ unsafe fn finish(walk: *mut Walk) {
         let len = if len > size_of::<StackRoom>() { size_of::<StackRoom>() } else { len };
         emit::bytes(core::slice::from_raw_parts(room.cast::<u8>(), len), loss::RING_STACK);
     }
+}
+
+/// Copies the next piece of the stack.
+unsafe extern "C" fn block_step(_index: u32, _context: *mut c_void) -> i64 {
+    let Some(walk) = WALK.get_ptr_mut(0) else { return 1 };
+    let Some(room) = STACK_ROOM.get_ptr_mut(0) else { return 1 };
+    // SAFETY: this processor's rooms; the bounds of the write are checked.
+    unsafe {
+        let at = (&raw const (*walk).stack_len).read_volatile() as usize;
+        let tail = (&raw const (*walk).tail).read_volatile() as usize;
+        if at >= STACK_MAX || tail > FRAMES_MAX * size_of::<PyFrame>() {
+            return 1;
+        }
+        let from = (*walk).sp.wrapping_add(at as u64);
+        let rest = BLOCK - (from as u32 & (BLOCK - 1));
+        let left = (*walk).stack_want.saturating_sub(at as u32);
+        (*walk).piece = if rest < left { rest } else { left };
+        // Read again, and with a mask that does nothing, so that all verifiers know how much it can be.
+        let piece = (&raw const (*walk).piece).read_volatile() & (2 * BLOCK - 1);
+        if piece == 0 {
+            return 1;
+        }
+        if !copy((&raw mut (*room).tail).cast::<u8>().add(tail).add(at), piece, from) {
+            (*walk).notes |= note::STACK_CUT;
+            return 1;
+        }
+        (*walk).stack_len = at as u32 + piece;
+    }
+    0
+}
+
+/// No more than there is of the stack: what comes behind it costs as much, and is none of our business. A program's first
+/// stack ends with its arguments and its environment, those of its threads with the thread's own data.
+#[inline(always)]
+fn up_to_its_end(sp: u64, want: u32) -> u32 {
+    let mut want = u64::from(want);
+    for end in [kernel::start_stack(), kernel::thread_pointer()] {
+        let there = end.wrapping_sub(sp) & !7;
+        if there < want {
+            want = there;
+        }
+    }
+    want as u32
 }
 
 /// How much of the stack is wanted, a multiple of the step.
@@ -369,11 +409,7 @@ pub fn executed(process: *mut TracedProcess, tgid: u32, bprm: *const c_void) {
         let Some(image) = image_of(file) else { return };
         let bias = match (*image).form {
             image::FIXED => 0,
-            image::PROGRAM => {
-                let task = aya_ebpf::helpers::bpf_get_current_task();
-                let mm = read::<u64>(task + offset!(task_mm) as u64);
-                read::<u64>(mm + offset!(mm_start_code) as u64).wrapping_sub((*image).code_address)
-            }
+            image::PROGRAM => kernel::start_code().wrapping_sub((*image).code_address),
             _ => return,
         };
         // Else user space finds it.
@@ -392,10 +428,7 @@ pub fn program(who: Subject, bprm: *const c_void) {
     }
     // SAFETY: typed by the tracepoint; the offset comes from BTF.
     let file: u64 = unsafe { member(bprm, offset!(bprm_file)) };
-    // SAFETY: the helper has no preconditions.
-    let task = unsafe { aya_ebpf::helpers::bpf_get_current_task() };
-    let mm = read::<u64>(task + offset!(task_mm) as u64);
-    mapped(who, file, read::<u64>(mm + offset!(mm_start_code) as u64), [0, 0], -1);
+    mapped(who, file, kernel::start_code(), [0, 0], -1);
 }
 
 /// Code of a file is in the memory of a process from now on. `room`: its length and its offset in the file.

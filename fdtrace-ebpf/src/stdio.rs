@@ -10,7 +10,7 @@ use fdtrace_common::witness::{owns, shared_class};
 
 use crate::{
     owner::Seen,
-    walk::{Walk, copy, mode, user_word},
+    walk::{Walk, mode, peek},
 };
 
 /// `_IO_MAGIC`, in the upper half of `_flags`.
@@ -42,7 +42,7 @@ pub fn is_closing(front: u64) -> bool {
 /// holding none, as the objects of other runtimes do at that moment.
 #[inline(always)]
 pub unsafe fn look(walk: *mut Walk, stream: u64, front: u64) -> bool {
-    let Some(numbers) = user_word(stream.wrapping_add(FILENO)) else { return false };
+    let Some(numbers) = peek::<u64>(stream.wrapping_add(FILENO)) else { return false };
     let (fd, more) = (numbers as i32, (numbers >> 32) as u32);
     let linked = front as u32 & LINKED != 0;
     if more & NO_CLOSE != 0 {
@@ -57,15 +57,9 @@ pub unsafe fn look(walk: *mut Walk, stream: u64, front: u64) -> bool {
     if !matters {
         return false;
     }
-    let Some(table) = user_word(stream.wrapping_add(VTABLE)) else { return false };
-    let mut entries = [0u64; 4];
-    // SAFETY: a local of that size.
-    if !unsafe { copy((&raw mut entries).cast(), 32, table) }
-        || entries[0] != 0
-        || entries[1] != 0
-        || entries[2] == 0
-        || entries[3] == 0
-    {
+    let Some(table) = peek::<u64>(stream.wrapping_add(VTABLE)) else { return false };
+    let Some(entries) = peek::<[u64; 4]>(table) else { return false };
+    if entries[0] != 0 || entries[1] != 0 || entries[2] == 0 || entries[3] == 0 {
         return false;
     }
     let fd = if linked { fd } else { -1 };

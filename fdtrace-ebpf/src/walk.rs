@@ -5,7 +5,7 @@
 //! verifier does not follow values through a map, so what comes behind a branch is the same to it on either side, where it
 //! would walk on once for each side if the values were in registers.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use fdtrace_common::{
@@ -45,6 +45,8 @@ pub struct Walk {
     pub tid: u32,
     pub execs: u32,
     pub frames: u32,
+    /// The time.
+    pub now: u64,
     /// The thread pointer.
     pub thread: u64,
     /// Next in the list of interpreters, and next thread state of the current one.
@@ -80,12 +82,31 @@ pub struct Walk {
     /// Bytes of the stack that are wanted, and that were copied.
     pub stack_want: u32,
     pub stack_len: u32,
+    /// Where they go, and how many come next.
+    pub tail: u32,
+    pub piece: u32,
     /// Objects in `known.maybe`, while it is filled.
     pub maybe_count: u32,
     /// What is known of the number.
     pub known: Holder,
     /// What was recognised last.
     pub seen: Seen,
+    /// Pages that could not be read a moment ago.
+    pub holes: [Hole; HOLES],
+}
+
+/// Room for that many pages.
+const HOLES: usize = 64;
+/// How long a page is left alone, nanoseconds.
+const HOLE_FOR: u64 = 10_000_000;
+
+/// A page that could not be read. What looks like a pointer often is a size, a flag or a counter, and stays where it is
+/// for many calls; and a read that faults costs as much as the call itself.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Hole {
+    page: u64,
+    since: u64,
 }
 
 /// What a call is to be answered with.
@@ -171,19 +192,38 @@ pub unsafe fn copy(to: *mut u8, size: u32, from: u64) -> bool {
     unsafe { bpf_probe_read_user(to.cast::<c_void>(), size, from as *const c_void) == 0 }
 }
 
-/// A word of user memory; `None`: it cannot be read.
+/// Reads user memory; `None`: it cannot be read.
 #[inline(always)]
-pub fn user_word(at: u64) -> Option<u64> {
-    let mut value = 0u64;
-    // SAFETY: a local of that size.
-    unsafe { copy((&raw mut value).cast(), 8, at) }.then_some(value)
+pub fn peek<T: Copy>(at: u64) -> Option<T> {
+    // Not zeros first: that is a loop over bytes here.
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: a local of that size, which is filled if the helper says so.
+    unsafe { copy(value.as_mut_ptr().cast(), size_of::<T>() as u32, at).then(|| value.assume_init()) }
 }
 
+/// The front of what may be an object; `None`: there is nothing, or was nothing a moment ago.
+///
+/// # Safety
+/// `walk` is this processor's.
 #[inline(always)]
-pub fn user_int(at: u64) -> Option<u32> {
-    let mut value = 0u32;
-    // SAFETY: a local of that size.
-    unsafe { copy((&raw mut value).cast(), 4, at) }.then_some(value)
+pub unsafe fn front(walk: *mut Walk, object: u64) -> Option<[u64; 3]> {
+    // SAFETY: by the caller's promise; the mask keeps the index inside.
+    unsafe {
+        let page = object >> 12;
+        let hole = (&raw mut (*walk).holes).cast::<Hole>().add((page ^ page >> 6 ^ page >> 18) as usize & (HOLES - 1));
+        // Addresses have 47 bits, ids 22.
+        let page = page | u64::from((*walk).tgid) << 36;
+        let now = (*walk).now;
+        if (*hole).page == page && now.wrapping_sub((*hole).since) < HOLE_FOR {
+            return None;
+        }
+        let front = peek(object);
+        if front.is_none() {
+            (*hole).page = page;
+            (*hole).since = now;
+        }
+        front
+    }
 }
 
 const _: () = assert!(STACK_STEP == 512 && COPY.is_power_of_two());
