@@ -73,7 +73,7 @@ pub fn bench(options: &Options) -> Result<()> {
     fs::create_dir_all(&scratch)?;
     let bench = Bench {
         fdtrace,
-        xtask: env::current_exe().context("cannot find our own program")?,
+        xtask: build::load()?,
         scratch,
         quick: options.quick,
         rounds: options.rounds.unwrap_or(if options.quick { 3 } else { 5 }),
