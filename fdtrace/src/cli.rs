@@ -2,13 +2,15 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
-use crate::plan::{ExportFile, Level, Output, Plan, Record, Several, Target, User};
+use crate::plan::{ExportFile, Output, Plan, Record, Several, Target, User};
 
 mod recordings;
+mod told;
 
 pub use recordings::{Export, Report, Timeline, Verify};
+use told::{Told, Verdict};
 
 /// Tells you who closed your file descriptor: which process and thread, by which call, and what the number was before.
 #[derive(Debug, Parser)]
@@ -96,24 +98,8 @@ struct Trace {
     /// With -n: wait until there is one
     #[arg(long, requires = "name")]
     wait: bool,
-    /// Write findings as JSON lines (`-`: standard output)
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write findings as SARIF 2.1.0
-    #[arg(long, value_name = "FILE")]
-    sarif: Option<PathBuf>,
-    /// Write findings as JUnit XML, a test case for each rule
-    #[arg(long, value_name = "FILE")]
-    junit: Option<PathBuf>,
-    /// Do not tell findings that a TOML file lists (may be given again)
-    #[arg(long, value_name = "FILE")]
-    suppressions: Vec<PathBuf>,
-    /// Write suppressions for all that is found
-    #[arg(long, value_name = "FILE")]
-    gen_suppressions: Option<PathBuf>,
-    /// Annotate a run of GitHub Actions, on standard output
-    #[arg(long)]
-    github: bool,
+    #[command(flatten)]
+    told: Told,
     /// Write the run in another form too, as `export` does of a recording: as `--to` of `fdtrace export --help` names it
     /// (may be given again; `-`: standard output)
     #[arg(long = "export", value_name = "FORMAT=FILE", value_parser = recordings::export_file)]
@@ -127,15 +113,9 @@ struct Trace {
     /// With -o: go on in another file after so many seconds
     #[arg(long, value_name = "SECONDS", requires = "output", value_parser = seconds)]
     rotate_time: Option<Duration>,
-    /// Replace output files that exist
-    #[arg(long)]
-    force: bool,
     /// Stop after this many seconds
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
     duration: Option<Duration>,
-    /// Also report what is true but usually harmless
-    #[arg(long)]
-    notes: bool,
     /// Run COMMAND as this user instead of the one who called sudo
     #[arg(short, long, value_name = "USER", requires = "command")]
     user: Option<OsString>,
@@ -149,12 +129,8 @@ struct Trace {
     /// too, else 8192; 0: none)
     #[arg(long, value_name = "N", conflicts_with = "no_stacks", value_parser = clap::value_parser!(u32).range(0..=STACK_MAX))]
     stack_bytes: Option<u32>,
-    /// How sure a finding must be for --error-exitcode; notes never count
-    #[arg(long, value_name = "LEVEL", value_enum, default_value = "likely")]
-    fail_on: FailOn,
-    /// Exit with this status when something was found
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
-    error_exitcode: Option<u8>,
+    #[command(flatten)]
+    verdict: Verdict,
     /// Exit with status 4 when events were lost
     #[arg(long)]
     require_complete: bool,
@@ -167,23 +143,6 @@ struct Trace {
 const STACK_BYTES: [u32; 2] = [2048, 8192];
 const STACK_STEP: u32 = fdtrace_common::witness::STACK_STEP as u32;
 const STACK_MAX: i64 = fdtrace_common::witness::STACK_MAX as i64;
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum FailOn {
-    Possible,
-    Likely,
-    Proven,
-}
-
-impl From<FailOn> for Level {
-    fn from(level: FailOn) -> Self {
-        match level {
-            FailOn::Possible => Self::Possible,
-            FailOn::Likely => Self::Likely,
-            FailOn::Proven => Self::Proven,
-        }
-    }
-}
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let number = text.strip_suffix('s').unwrap_or(text);
@@ -210,25 +169,7 @@ impl Cli {
         {
             return Err("the standard output cannot be rotated: give -o a file".to_owned());
         }
-        let Trace {
-            pids,
-            name,
-            all,
-            newest,
-            wait,
-            json,
-            sarif,
-            junit,
-            github,
-            suppressions,
-            gen_suppressions,
-            exports,
-            force,
-            duration,
-            notes,
-            user,
-            ..
-        } = self.trace;
+        let Trace { pids, name, all, newest, wait, told, exports, duration, user, .. } = self.trace;
         let mut command = self.trace.command.into_iter();
         let target = if let Some(program) = command.next() {
             let user = match user {
@@ -249,28 +190,16 @@ impl Cli {
         } else {
             return Err("nothing to trace: give a command after `--`, a process with -p, or a name with -n".to_owned());
         };
-        let level = Level::from(self.trace.fail_on);
         Ok(Plan {
             target,
-            output: Output {
-                json,
-                sarif,
-                junit,
-                github,
-                suppressions,
-                gen_suppressions,
-                exports,
-                record,
-                force,
-                notes,
-            },
+            output: Output { exports, record, ..told.into() },
             ring_size: self.trace.ring_size.saturating_mul(1024).next_power_of_two(),
             duration,
             stacks: !self.trace.no_stacks,
             stack_bytes: self.trace.stack_bytes.map_or(STACK_BYTES, |bytes| [bytes.next_multiple_of(STACK_STEP); 2]),
             debug: self.verbose > 1,
             require_complete: self.trace.require_complete,
-            findings_exit: self.trace.error_exitcode.map(|code| (level, i32::from(code))),
+            findings_exit: self.trace.verdict.exit(),
         })
     }
 }

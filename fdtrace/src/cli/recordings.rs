@@ -5,11 +5,12 @@ use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf};
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 
-use crate::plan::{
-    ExportFile, ExportPlan, Filter, Format, Level, Output, Point, Range, Reading, ReportPlan, Table, TimelinePlan,
-};
+use crate::plan::{ExportFile, ExportPlan, Filter, Format, Point, Range, Reading, ReportPlan, Table, TimelinePlan};
 
-use super::{FailOn, seconds};
+use super::{
+    seconds,
+    told::{Told, Verdict},
+};
 
 /// Which recording.
 #[derive(Debug, Args)]
@@ -52,21 +53,10 @@ pub struct Report {
     source: Source,
     #[command(flatten)]
     part: Part,
-    /// Write findings as JSON lines (`-`: standard output)
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Replace output files that exist
-    #[arg(long)]
-    force: bool,
-    /// Also report what is true but usually harmless
-    #[arg(long)]
-    notes: bool,
-    /// How sure a finding must be for --error-exitcode; notes never count
-    #[arg(long, value_name = "LEVEL", value_enum, default_value = "likely")]
-    fail_on: FailOn,
-    /// Exit with this status when something was found
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
-    error_exitcode: Option<u8>,
+    #[command(flatten)]
+    told: Told,
+    #[command(flatten)]
+    verdict: Verdict,
     /// Exit with status 4 when events were lost or the file is damaged
     #[arg(long)]
     require_complete: bool,
@@ -74,12 +64,12 @@ pub struct Report {
 
 impl Report {
     pub fn plan(self) -> ReportPlan {
-        let Self { source, part, json, force, notes, fail_on, error_exitcode, require_complete } = self;
+        let Self { source, part, told, verdict, require_complete } = self;
         ReportPlan {
             reading: source.plan(part.range()),
-            output: Output { json, force, notes, ..Output::default() },
+            output: told.into(),
             require_complete,
-            findings_exit: error_exitcode.map(|code| (Level::from(fail_on), i32::from(code))),
+            findings_exit: verdict.exit(),
         }
     }
 }

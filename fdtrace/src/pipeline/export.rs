@@ -18,13 +18,14 @@ use crate::{
 use super::{
     failure::{Failure, Outcome},
     progress::Progress,
+    quiet::Quiet,
     replay::replay,
 };
 
 pub fn export(plan: &ExportPlan) -> Result<Outcome, Failure> {
     let filtered = Filtered { filter: plan.filter.clone(), sink: open(&plan.file, plan.force)? };
     let progress = Progress::over(&plan.reading, plan.file.path == Path::new("-"));
-    replay(&plan.reading, &mut Sinks(vec![Box::new(filtered)]), progress, true)?;
+    replay(&plan.reading, &mut Sinks(vec![Box::new(filtered)]), &mut Quiet::default(), progress, true)?;
     Ok(Outcome::Exit(0))
 }
 
@@ -66,6 +67,7 @@ pub fn timeline(plan: &TimelinePlan) -> Result<Outcome, Failure> {
     let sink = Box::new(LanesSink::new(BufWriter::new(io::stdout()), width, options.colour));
     let filtered = Filtered { filter: plan.filter.clone(), sink };
     // The picture is drawn when all is known.
-    replay(&plan.reading, &mut Sinks(vec![Box::new(filtered)]), Progress::over(&plan.reading, false), true)?;
+    let progress = Progress::over(&plan.reading, false);
+    replay(&plan.reading, &mut Sinks(vec![Box::new(filtered)]), &mut Quiet::default(), progress, true)?;
     Ok(Outcome::Exit(0))
 }

@@ -1,9 +1,9 @@
-//! Where a live run's findings and its recording go.
+//! Where the findings of a run go, and its recording.
 
 use std::{io, path::Path};
 
 use crate::{
-    plan::Plan,
+    plan::Output,
     sink::{
         Sink, Sinks,
         fold::Folding,
@@ -19,45 +19,43 @@ use crate::{
 
 use super::{export, failure::Failure, record};
 
-/// Opens every output before anything is traced: a file that cannot be written is the user's first answer, not the last.
-pub fn open(plan: &Plan) -> Result<(Sinks, Option<Recorder>), Failure> {
+/// Opens every output before anything is traced or read: a file that cannot be written is the user's first answer, not the last.
+pub fn open(plan: &Output) -> Result<(Sinks, Option<Recorder>), Failure> {
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
-    let json = plan.output.json.as_deref();
-    let record = plan.output.record.as_ref();
+    let json = plan.json.as_deref();
+    let record = plan.record.as_ref();
     let is_stdout = |path: &Path| path.as_os_str() == "-";
     let (json_there, record_there) =
         (json.is_some_and(is_stdout), record.is_some_and(|record| is_stdout(&record.path)));
-    let exports = &plan.output.exports;
+    let exports = &plan.exports;
     let exported_there = exports.iter().filter(|export| is_stdout(&export.path)).count();
     if usize::from(json_there) + usize::from(record_there) + exported_there > 1 {
         return Err(Failure::usage(anyhow::anyhow!("only one output can go to the standard output")));
     }
     // What is on standard output for a program has no report for people in between.
     if record_there || exported_there > 0 {
-        let options = TextOptions { notes: plan.output.notes, ..TextOptions::for_stream(&io::stderr()) };
+        let options = TextOptions { notes: plan.notes, ..TextOptions::for_stream(&io::stderr()) };
         sinks.push(Box::new(TextSink::new(io::stderr(), io::stderr(), options)));
     } else if !json_there {
-        let options = TextOptions { notes: plan.output.notes, ..TextOptions::for_stream(&io::stdout()) };
+        let options = TextOptions { notes: plan.notes, ..TextOptions::for_stream(&io::stdout()) };
         sinks.push(Box::new(TextSink::new(io::stdout(), io::stderr(), options)));
     }
+    let create = |path| output::create(path, plan.force).map_err(Failure::usage);
     if let Some(path) = json {
-        let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
-        sinks.push(Box::new(Folding::new(JsonSink::new(file), plan.output.notes)));
+        sinks.push(Box::new(Folding::new(JsonSink::new(create(path)?), plan.notes)));
     }
-    if let Some(path) = &plan.output.sarif {
-        let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
-        sinks.push(Box::new(Folding::new(SarifSink::new(file), plan.output.notes)));
+    if let Some(path) = &plan.sarif {
+        sinks.push(Box::new(Folding::new(SarifSink::new(create(path)?), plan.notes)));
     }
-    if let Some(path) = &plan.output.junit {
-        let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
-        sinks.push(Box::new(Folding::new(JunitSink::new(file), plan.output.notes)));
+    if let Some(path) = &plan.junit {
+        sinks.push(Box::new(Folding::new(JunitSink::new(create(path)?), plan.notes)));
     }
-    if plan.output.github {
-        sinks.push(Box::new(Folding::new(GithubSink::new(io::stdout()), plan.output.notes)));
+    if plan.github {
+        sinks.push(Box::new(Folding::new(GithubSink::new(io::stdout()), plan.notes)));
     }
     for export in exports {
-        sinks.push(export::open(export, plan.output.force)?);
+        sinks.push(export::open(export, plan.force)?);
     }
-    let record = record.map(|plan_of| record::recorder(plan_of, plan.output.force, clock::wall_ns(), clock::boot_ns()));
+    let record = record.map(|plan_of| record::recorder(plan_of, plan.force, clock::wall_ns(), clock::boot_ns()));
     Ok((Sinks(sinks), record.transpose()?))
 }

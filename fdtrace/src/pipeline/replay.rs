@@ -27,6 +27,7 @@ use super::{
     Stages,
     failure::Failure,
     progress::Progress,
+    quiet::Quiet,
     reading::{blocks, no_recording, remarks},
     record,
     stages::News,
@@ -44,9 +45,15 @@ pub struct Replayed {
     pub ended: bool,
 }
 
-/// Tells the sinks what a recording tells.
-pub fn replay(reading: &Reading, sinks: &mut Sinks, progress: Progress, lifetimes: bool) -> Result<Replayed, Failure> {
-    let mut replayer = Replayer::new(sinks, reading.range, lifetimes);
+/// Tells the sinks what a recording tells, but for what is to be quiet.
+pub fn replay(
+    reading: &Reading,
+    sinks: &mut Sinks,
+    quiet: &mut Quiet,
+    progress: Progress,
+    lifetimes: bool,
+) -> Result<Replayed, Failure> {
+    let mut replayer = Replayer::new(sinks, quiet, reading.range, lifetimes);
     for path in &reading.files {
         replayer.lines.look_ahead(path)?;
     }
@@ -73,6 +80,7 @@ fn remark(replayed: &Replayed) {
 struct Replayer<'a> {
     lines: Lines,
     sinks: &'a mut Sinks,
+    quiet: &'a mut Quiet,
     range: Range,
     /// The range as boot time, once the clocks are known.
     bounds: (u64, u64),
@@ -94,10 +102,11 @@ struct Replayer<'a> {
 }
 
 impl<'a> Replayer<'a> {
-    fn new(sinks: &'a mut Sinks, range: Range, lifetimes: bool) -> Self {
+    fn new(sinks: &'a mut Sinks, quiet: &'a mut Quiet, range: Range, lifetimes: bool) -> Self {
         Self {
             lines: Lines::default(),
             sinks,
+            quiet,
             range,
             bounds: (0, u64::MAX),
             about: None,
@@ -241,7 +250,7 @@ impl<'a> Replayer<'a> {
             let told = match news {
                 News::Finding(mut finding) if (from..=to).contains(&finding.time) => {
                     self.lines.fill(&mut finding);
-                    if !callsite::weigh(&mut finding) {
+                    if !callsite::weigh(&mut finding) || !self.quiet.may_tell(&finding) {
                         continue;
                     }
                     self.counts.add(&finding);

@@ -1,37 +1,25 @@
 //! `fdtrace report`: the findings of a recording, told as a live run tells them.
 
-use std::io;
+use anyhow::Context;
 
 use crate::{
     detect::finding::Confidence,
     plan::{Level, ReportPlan},
-    sink::{
-        Sink, Sinks,
-        fold::Folding,
-        json::JsonSink,
-        output,
-        text::{TextOptions, TextSink},
-    },
 };
 
 use super::{
     failure::{Failure, INCOMPLETE, Outcome},
+    outputs,
     progress::Progress,
+    quiet::Quiet,
     replay::replay,
 };
 
 pub fn report(plan: &ReportPlan) -> Result<Outcome, Failure> {
-    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
-    let json = plan.output.json.as_deref();
-    if json.is_none_or(|path| path.as_os_str() != "-") {
-        let options = TextOptions { notes: plan.output.notes, ..TextOptions::for_stream(&io::stdout()) };
-        sinks.push(Box::new(TextSink::new(io::stdout(), io::stderr(), options)));
-    }
-    if let Some(path) = json {
-        let file = output::create(path, plan.output.force).map_err(Failure::usage)?;
-        sinks.push(Box::new(Folding::new(JsonSink::new(file), plan.output.notes)));
-    }
-    let replayed = replay(&plan.reading, &mut Sinks(sinks), Progress::over(&plan.reading, true), false)?;
+    let (mut sinks, _) = outputs::open(&plan.output)?;
+    let mut quiet = Quiet::of(&plan.output).map_err(Failure::usage)?;
+    let replayed = replay(&plan.reading, &mut sinks, &mut quiet, Progress::over(&plan.reading, true), false)?;
+    quiet.end().context("cannot write the suppressions").map_err(Failure::usage)?;
     let found = plan.findings_exit.filter(|(level, _)| replayed.summary.findings.reach(confidence(*level)));
     let incomplete = replayed.summary.lost > 0 || replayed.damage != Default::default() || !replayed.ended;
     Ok(Outcome::Exit(match found {

@@ -42,7 +42,7 @@ const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a plan to its end.
 pub fn run(plan: Plan) -> Result<Outcome, Failure> {
-    let (sinks, recorder) = outputs::open(&plan)?;
+    let (sinks, recorder) = outputs::open(&plan.output)?;
     let quiet = Quiet::of(&plan.output).map_err(Failure::usage)?;
     let started = Started::resolve(&plan.target)?;
     check_privileges()?;

@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use serde_json::Value;
 
-use super::harness::{FDTRACE, Report, Scratch, pythons, trace};
+use super::harness::{FDTRACE, Report, Scratch, plain, pythons, trace};
 
 /// Three mistakes in two functions; the program itself ends well.
 const BAD: &str = "\
@@ -160,6 +160,33 @@ fn forms_for_build_servers() {
         report.stdout.lines().any(|line| line.starts_with("::error file=") && line.contains(&format!("title={rule}::")))
     };
     assert!(annotated("use-after-close") && annotated("foreign-close"), "{}", report.stdout);
+}
+
+/// What a build server was told of a run, it can be told of the recording later.
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn a_recording_gives_the_same_forms() {
+    let scratch = Scratch::new();
+    let path = |name: &str| scratch.path(name).to_str().expect("a path").to_owned();
+    let text = |name: &str| std::fs::read_to_string(scratch.path(name)).expect("a file");
+    let file = path("run.fdt");
+    let live =
+        run(&scratch, &["-o", &file, "--sarif", &path("live.sarif"), "--junit", &path("live.xml"), "--github"], BAD);
+    let told = plain(&["report", &file, "--sarif", &path("again.sarif"), "--junit", &path("again.xml"), "--github"]);
+    assert_eq!(told.status, Some(0), "{}", told.stderr);
+    assert!(text("live.sarif").contains("foreign-close"));
+    assert_eq!(text("live.sarif"), text("again.sarif"));
+    assert_eq!(text("live.xml"), text("again.xml"));
+    let annotations = |report: &Report| -> Vec<String> {
+        report.stdout.lines().filter(|line| line.starts_with("::error")).map(str::to_owned).collect()
+    };
+    assert!(!annotations(&live).is_empty());
+    assert_eq!(annotations(&live), annotations(&told));
+    let quiet = path("quiet.toml");
+    let failing = ["report", &file, "--error-exitcode", "23", "--fail-on", "possible"];
+    let first = plain(&[&failing[..], &["--gen-suppressions", &quiet]].concat());
+    let second = plain(&[&failing[..], &["--suppressions", &quiet]].concat());
+    assert_eq!((first.status, second.status), (Some(23), Some(0)), "{}", second.stdout);
 }
 
 #[test]

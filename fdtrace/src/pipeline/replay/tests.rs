@@ -108,7 +108,7 @@ impl Scratch {
         let out = Shared::default();
         let lanes = LanesSink::new(io::sink(), 80, false);
         let mut sinks = Sinks(vec![Box::new(JsonSink::new(out.clone())), Box::new(lanes)]);
-        let replayed = replay(&reading, &mut sinks, Progress::over(&reading, true), true)?;
+        let replayed = replay(&reading, &mut sinks, &mut Quiet::default(), Progress::over(&reading, true), true)?;
         let text = String::from_utf8(out.0.take()).unwrap();
         Ok((text, replayed))
     }
