@@ -225,6 +225,24 @@ fn a_recording_holds_what_it_may() {
     assert_eq!((end.captured, end.duration_ns), (9, 77));
 }
 
+/// However much is taken in at once: 2 s of records without anybody asking what is due.
+#[test]
+fn no_block_waits_for_more_than_its_time() {
+    let files = Files::default();
+    let mut recorder = files.recorder(Rotation::default());
+    let records = run(200_000);
+    let time = |record: &[u8]| wire::read::<Header>(record).unwrap().0.time;
+    for (pos, record) in &records {
+        recorder.record(*pos, record);
+    }
+    let (_, heads, _) = read(&files.bytes());
+    let data: Vec<&Head> = heads.iter().filter(|head| head.block == block::DATA).collect();
+    let late = u64::try_from(writer::FLUSH_AFTER.as_nanos()).unwrap() + 20_000;
+    assert!(data.len() > 5 && data.iter().all(|head| head.last_time - head.first_time <= late), "{data:?}");
+    let last = data.last().unwrap().last_time;
+    assert!(time(&records[records.len() - 1].1) - last <= late);
+}
+
 #[test]
 fn every_truncation_keeps_all_whole_blocks() {
     let bytes = recorded(&run(120));

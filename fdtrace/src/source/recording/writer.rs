@@ -135,7 +135,10 @@ impl Recorder {
         if self.packer.push(pos, record) {
             self.head.last_time = header.time;
         }
-        if self.packer.is_full(FLUSH_BYTES)
+        // While much is taken in at once, nobody comes to ask what is due.
+        let is_due = self.first_of_weight.is_some()
+            && u128::from(header.time.saturating_sub(self.head.first_time)) >= FLUSH_AFTER.as_nanos();
+        if (is_due || self.packer.is_full(FLUSH_BYTES))
             && let Err(error) = self.write_data()
         {
             self.pending.get_or_insert(error);
