@@ -164,7 +164,7 @@ fn is_in(frame: &Frame, name: &str) -> bool {
 }
 
 fn frames(act: &Act) -> impl Iterator<Item = &Frame> {
-    act.who.python.iter().chain(&act.who.native)
+    act.who.frames()
 }
 
 fn find(text: &[u8], part: &[u8]) -> bool {

@@ -56,7 +56,7 @@ fn who(stamp: &Stamp) -> Who {
         owner,
         task: seen.task.clone().map(Name),
         python: python.collect(),
-        native: Vec::new(),
+        native: Rc::default(),
         unwound: seen.native.clone(),
     }
 }

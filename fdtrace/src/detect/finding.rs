@@ -135,10 +135,24 @@ pub struct Who {
     /// asyncio task or the like.
     pub task: Option<Name>,
     /// Innermost first.
-    pub python: Vec<Frame>,
+    pub python: Rc<[Frame]>,
     /// Innermost first. Filled in by whoever may read files, from `unwound`.
-    pub native: Vec<Frame>,
+    pub native: Rc<[Frame]>,
     pub unwound: Option<Rc<Unwound>>,
+}
+
+impl Who {
+    /// Python's frames, then the native ones.
+    pub fn frames(&self) -> impl DoubleEndedIterator<Item = &Frame> {
+        self.python.iter().chain(self.native.iter())
+    }
+
+    /// Changes each of them, in this copy of what other acts may have as well.
+    pub fn change_frames(&mut self, mut change: impl FnMut(&mut Frame)) {
+        for frames in [&mut self.python, &mut self.native] {
+            Rc::make_mut(frames).iter_mut().for_each(&mut change);
+        }
+    }
 }
 
 /// The user-space thing that believes it must close the number.
@@ -157,7 +171,7 @@ pub struct Frame {
     /// Object file, for native frames.
     pub module: Option<Name>,
     /// The text of that line, where the file could be read and is older than the process.
-    pub source: Option<String>,
+    pub source: Option<Rc<str>>,
 }
 
 /// A broken lifetime rule.

@@ -188,13 +188,13 @@ impl Natives {
             .into_iter()
             .map(|frame| Frame {
                 function: match (frame.symbol, frame.offset) {
-                    (Some(symbol), _) => Name::new(symbol.as_bytes()),
+                    (Some(symbol), _) => Name(symbol.into()),
                     (None, Some(offset)) => Name::new(format!("{offset:#x}").as_bytes()),
                     (None, None) => Name::new(format!("{:#x}", frame.address).as_bytes()),
                 },
-                file: frame.file.map(|file| Name::new(file.as_bytes())),
+                file: frame.file.map(|file| Name(file.into())),
                 line: frame.line,
-                module: frame.module.map(|module| Name::new(module.as_bytes())),
+                module: frame.module.map(|module| Name(module.into())),
                 source: None,
             })
             .collect();

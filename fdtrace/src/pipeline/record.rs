@@ -63,7 +63,7 @@ pub fn shown(recorder: &mut Recorder, finding: &Finding) {
             });
             recorder.native_stack(act.tid, act.time, frames);
         }
-        for frame in act.who.python.iter().chain(&act.who.native) {
+        for frame in act.who.frames() {
             if let (Some(file), Some(line), Some(text)) = (&frame.file, frame.line, &frame.source) {
                 recorder.source_line(act.pid, &file.0, line, text);
             }

@@ -18,7 +18,10 @@ use std::{
 
 use rustix::fs::{Mode, OFlags, openat};
 
-use crate::detect::finding::{Act, Finding, Frame};
+use crate::{
+    collections::Map,
+    detect::finding::{Act, Finding, Frame},
+};
 
 /// Longest file that is read; sources are shorter.
 const FILE_MAX: u64 = 4 << 20;
@@ -38,12 +41,12 @@ struct Place {
 }
 
 /// Lines of one file.
-type Lines = Option<Rc<[String]>>;
+type Lines = Option<Rc<[Rc<str>]>>;
 
 #[derive(Default)]
 pub(super) struct Sources {
     places: HashMap<u32, Place>,
-    files: HashMap<(u32, Rc<[u8]>), Lines>,
+    files: Map<(u32, Rc<[u8]>), Lines>,
 }
 
 impl Sources {
@@ -82,17 +85,17 @@ impl Sources {
 
     fn fill_act(&mut self, act: &mut Act) {
         let pid = act.pid;
-        for frame in &mut act.who.python {
+        for frame in Rc::make_mut(&mut act.who.python) {
             frame.source = self.line(pid, frame);
         }
     }
 
-    fn line(&mut self, pid: u32, frame: &Frame) -> Option<String> {
+    fn line(&mut self, pid: u32, frame: &Frame) -> Option<Rc<str>> {
         let (file, line) = (frame.file.as_ref()?, usize::try_from(frame.line?).ok()?);
         let place = self.places.get(&pid)?;
         let lines = self.files.entry((pid, Rc::clone(&file.0))).or_insert_with(|| place.read(&file.0));
         let text = lines.as_ref()?.get(line.checked_sub(1)?)?;
-        (text.len() <= LINE_MAX).then(|| text.clone())
+        (text.len() <= LINE_MAX).then(|| Rc::clone(text))
     }
 }
 
@@ -134,6 +137,6 @@ impl Place {
             return None;
         }
         let text = String::from_utf8_lossy(&bytes);
-        Some(text.lines().map(str::to_owned).collect())
+        Some(text.lines().map(Rc::from).collect())
     }
 }

@@ -77,7 +77,7 @@ impl Say for Act {
 
     fn py(mut self, file: &str, frames: &[(u32, &str)]) -> Self {
         let frames = frames.iter().map(|(line, function)| frame(file, *line, function));
-        self.who.python.extend(frames);
+        self.who.python = self.who.python.iter().cloned().chain(frames).collect();
         self
     }
 
@@ -89,8 +89,8 @@ impl Say for Act {
             module: Some("/lib/libc.so.6".into()),
             source: None,
         };
-        self.who.native.push(libc);
-        self.who.native.extend(frames.iter().map(|(line, function)| frame(file, *line, function)));
+        let frames = frames.iter().map(|(line, function)| frame(file, *line, function));
+        self.who.native = self.who.native.iter().cloned().chain([libc]).chain(frames).collect();
         self
     }
 
@@ -137,12 +137,13 @@ pub fn finding(rule: &'static str, confidence: Confidence, message: &str, timeli
 /// Puts the source lines of an example into the frames that are about it.
 pub fn with_source(mut finding: Finding, file: &str, source: &str) -> Finding {
     let parts = [&mut finding.root_cause, &mut finding.culprit, &mut finding.victim];
-    let acts = finding.timeline.iter_mut().chain(parts.into_iter().flatten());
-    for frame in acts.flat_map(|act| act.who.python.iter_mut().chain(&mut act.who.native)) {
-        if frame.file.as_ref().is_some_and(|known| known.0.ends_with(file.as_bytes())) {
-            let line = frame.line.and_then(|line| source.lines().nth(line as usize - 1));
-            frame.source = line.map(str::to_owned);
-        }
+    for act in finding.timeline.iter_mut().chain(parts.into_iter().flatten()) {
+        act.who.change_frames(|frame| {
+            if frame.file.as_ref().is_some_and(|known| known.0.ends_with(file.as_bytes())) {
+                let line = frame.line.and_then(|line| source.lines().nth(line as usize - 1));
+                frame.source = line.map(Into::into);
+            }
+        });
     }
     finding
 }

@@ -193,7 +193,7 @@ impl<W: Write + Send> ParquetSink<W> {
     fn who(act: Option<&Act>) -> [Cell; 3] {
         let Some(act) = act else { return [Cell::Nothing, Cell::Nothing, Cell::Nothing] };
         let owner = act.who.owner.as_ref().map(|owner| format!("{} {:#x}", owner.kind, owner.address));
-        let stack: Vec<String> = act.who.python.iter().chain(&act.who.native).map(place).collect();
+        let stack: Vec<String> = act.who.frames().map(place).collect();
         let stack = (!stack.is_empty()).then(|| stack.join("\n"));
         [owner, act.who.task.as_ref().map(name), stack].map(|text| text.map_or(Cell::Nothing, Cell::Text))
     }

@@ -125,7 +125,7 @@ fn result(finding: &Finding) -> Value {
 
 /// One line of the timeline, if its source line is known.
 fn step(act: &Act) -> Option<Value> {
-    let mut frames = act.who.python.iter().chain(&act.who.native);
+    let mut frames = act.who.frames();
     let (file, line) = frames.find_map(|frame| Some((frame.file.as_ref()?, frame.line?)))?;
     let what = act.remark.clone().unwrap_or_else(|| format!("{} fd {}", act.call, act.fd));
     Some(json!({ "location": location(&escape_terminal(&file.0), line, Some(&what)) }))

@@ -168,8 +168,12 @@ pub fn generate(finding: &Finding) -> String {
     let _ = writeln!(text, "process = {}", quoted(&escape_terminal(&finding.process.0)));
     let act = [&finding.root_cause, &finding.culprit, &finding.victim].into_iter().flatten().next();
     let frames = act.map(|act| if act.who.python.is_empty() { &act.who.native } else { &act.who.python });
-    let functions: Vec<String> =
-        frames.into_iter().flatten().take(FRAMES).map(|frame| quoted(&escape_terminal(&frame.function.0))).collect();
+    let functions: Vec<String> = frames
+        .into_iter()
+        .flat_map(|frames| frames.iter())
+        .take(FRAMES)
+        .map(|frame| quoted(&escape_terminal(&frame.function.0)))
+        .collect();
     if !functions.is_empty() {
         let _ = writeln!(text, "frames = [{}]", functions.join(", "));
     }

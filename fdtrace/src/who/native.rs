@@ -36,5 +36,5 @@ pub use unwind::{End, Frame, Lost, Registers, Snapshot, Stack};
 /// They may be used by whichever thread has them.
 const _: () = {
     const fn is_send<T: Send>() {}
-    is_send::<(AddressSpace, Objects, Symbols)>();
+    is_send::<(AddressSpace, Objects)>();
 };

@@ -22,9 +22,9 @@ use crate::{
 /// Lines of source and native stacks that the recording has.
 #[derive(Default)]
 pub(super) struct Lines {
-    texts: HashMap<InProcess, BTreeMap<u32, String>>,
+    texts: HashMap<InProcess, BTreeMap<u32, Rc<str>>>,
     /// By thread and time.
-    stacks: HashMap<(u32, u64), Vec<Rc<Frame>>>,
+    stacks: HashMap<(u32, u64), Rc<[Frame]>>,
     bytes: usize,
 }
 
@@ -55,16 +55,16 @@ impl Lines {
         let Ok(definitions) = serde_json::from_slice::<Definitions>(content) else { return };
         let Definitions { lines, frames, stacks } = definitions;
         let name = |bytes: Vec<u8>| (!bytes.is_empty()).then(|| Name::new(&bytes));
-        let frames: Vec<Rc<Frame>> = frames
+        let frames: Vec<Frame> = frames
             .into_iter()
             .map(|NativeFrame { function, file, line, module }| {
                 self.bytes += function.len() + file.len() + module.len() + size_of::<Frame>();
                 let function = Name::new(&function);
-                Rc::new(Frame { function, file: name(file), line, module: name(module), source: None })
+                Frame { function, file: name(file), line, module: name(module), source: None }
             })
             .collect();
         for NativeStack { tid, time, frames: places } in stacks {
-            self.bytes += 64 + places.len() * size_of::<usize>();
+            self.bytes += 64 + places.len() * size_of::<Frame>();
             let stack = places.iter().filter_map(|place| frames.get(usize::try_from(*place).ok()?).cloned());
             if self.bytes < LINES_BYTES {
                 self.stacks.entry((tid, time)).or_insert_with(|| stack.collect());
@@ -73,7 +73,7 @@ impl Lines {
         for SourceLine { pid, file, line, text } in lines {
             self.bytes += text.len() + 64;
             if self.bytes < LINES_BYTES {
-                self.texts.entry((pid, file.into())).or_default().entry(line).or_insert(text);
+                self.texts.entry((pid, file.into())).or_default().entry(line).or_insert_with(|| text.into());
             }
         }
     }
@@ -84,14 +84,14 @@ impl Lines {
             if act.who.native.is_empty()
                 && let Some(stack) = self.stacks.get(&(act.tid, act.time))
             {
-                act.who.native = stack.iter().map(|frame| Frame::clone(frame)).collect();
+                act.who.native = Rc::clone(stack);
             }
-            for frame in act.who.python.iter_mut().chain(&mut act.who.native) {
+            act.who.change_frames(|frame| {
                 if let (Some(file), Some(line), None) = (&frame.file, frame.line, &frame.source) {
                     let known = self.texts.get(&(pid, Rc::clone(&file.0))).and_then(|lines| lines.get(&line));
                     frame.source = known.cloned();
                 }
-            }
+            });
         }
     }
 }

@@ -98,7 +98,7 @@ fn names_are_lossless_and_harmless() {
         found.timeline[0].object = name.clone();
         found.timeline[0].who.task = Some(name.clone());
         let frame = Frame { function: name.clone(), file: Some(name.clone()), line: None, module: None, source: None };
-        found.timeline[0].who.native = vec![frame];
+        found.timeline[0].who.native = [frame].into();
         let text = written(&[found]);
         assert!(
             !text.chars().any(

@@ -84,11 +84,11 @@ pub struct Incident {
 }
 
 impl Incident {
-    pub fn new(number: u64, follows: Option<&'static str>, finding: &Finding) -> Self {
+    pub fn new(number: u64, follows: Option<&'static str>, shape: Shape, finding: &Finding) -> Self {
         let time = finding.time;
         Self {
             number,
-            findings: BTreeMap::from([(Shape::of(finding), Folded::new(finding))]),
+            findings: BTreeMap::from([(shape, Folded::new(finding))]),
             follows,
             first: time,
             last: time,

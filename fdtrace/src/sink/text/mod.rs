@@ -32,6 +32,8 @@ const OPEN_INCIDENTS: usize = 256;
 const KNOWN_SHAPES: usize = 4096;
 const KNOWN_INCIDENTS: usize = 65_536;
 const KNOWN_LOSSES: usize = 256;
+/// From so many on, equal findings are no longer held to see what belongs to them.
+const STORM: u64 = 1000;
 /// Counts told one by one at the end.
 const REPEATS: usize = 20;
 
@@ -135,7 +137,7 @@ impl<R: Write, E: Write> TextSink<R, E> {
         };
         if incident.findings.keys().all(|shape| self.known.contains_key(shape)) {
             for (shape, folded) in &incident.findings {
-                self.count_again(*shape, folded);
+                self.count_again(*shape, folded.count, folded.last);
             }
             return Ok(());
         }
@@ -164,18 +166,23 @@ impl<R: Write, E: Write> TextSink<R, E> {
 
     fn remember(&mut self, shape: Shape, folded: &Folded, incident: u64) {
         if self.known.contains_key(&shape) {
-            self.count_again(shape, folded);
+            self.count_again(shape, folded.count, folded.last);
         } else if self.known.len() < KNOWN_SHAPES {
             let Folded { finding, first, last, .. } = folded;
             self.known.insert(shape, Known { rule: finding.rule, incident, again: 0, first: *first, last: *last });
         }
     }
 
-    fn count_again(&mut self, shape: Shape, folded: &Folded) {
+    fn count_again(&mut self, shape: Shape, count: u64, last: u64) {
         if let Some(known) = self.known.get_mut(&shape) {
-            known.again += folded.count;
-            known.last = known.last.max(folded.last);
+            known.again += count;
+            known.last = known.last.max(last);
         }
+    }
+
+    /// It came so often that nobody wants to know what else belongs to the incident of this one.
+    fn is_storm(&self, shape: Shape) -> bool {
+        self.known.get(&shape).is_some_and(|known| known.again >= STORM)
     }
 
     fn repeats(&self) -> Vec<Line> {
@@ -258,8 +265,8 @@ impl<R: Write, E: Write> Sink for TextSink<R, E> {
         let number = finding.incident;
         if let Some(incident) = self.open.get_mut(&number) {
             incident.add(shape, finding);
-        } else if self.told.contains_key(&number) && self.known.contains_key(&shape) {
-            self.count_again(shape, &Folded::new(finding));
+        } else if self.told.contains_key(&number) && self.known.contains_key(&shape) || self.is_storm(shape) {
+            self.count_again(shape, 1, finding.time);
         } else {
             if self.open.len() >= OPEN_INCIDENTS
                 && let Some(oldest) = self.open.values().min_by_key(|incident| incident.first).map(|i| i.number)
@@ -267,7 +274,7 @@ impl<R: Write, E: Write> Sink for TextSink<R, E> {
                 self.tell(oldest)?;
             }
             let follows = self.told.get(&number).copied();
-            self.open.insert(number, Incident::new(number, follows, finding));
+            self.open.insert(number, Incident::new(number, follows, shape, finding));
         }
         self.flush_incidents(finding.time)
     }

@@ -107,13 +107,14 @@ fn hostile_names_stay_in_their_place() {
         if let Some(owner) = &mut act.who.owner {
             owner.kind = "evil.\x1b[1mKind\u{202e}".to_owned();
         }
-        act.who.python = vec![Frame {
+        act.who.python = [Frame {
             function: name(b"f\n\x1b[0m"),
             file: Some(name(&[b"/srv/".as_slice(), &[b'x'; 4000], b"/\x1b[0m\xff.py"].concat())),
             line: Some(u32::MAX),
             module: None,
-            source: Some("\tos.close(\x1b[31m\"\\n\")\u{2028}\u{202e}".to_owned()),
-        }];
+            source: Some("\tos.close(\x1b[31m\"\\n\")\u{2028}\u{202e}".into()),
+        }]
+        .into();
     }
     let mut found = finding("stale-close", Confidence::Proven, "a \x1b[31mmessage\nof two lines", acts);
     found.process = name(b"\x1b]0;x\x07");
@@ -196,7 +197,7 @@ fn patience_and_room_are_limited() {
         let mut found = stale_close();
         found.time += at * 400_000_000;
         let line = u32::try_from(at).unwrap();
-        found.culprit.as_mut().unwrap().who.python[0].line = Some(line);
+        found.culprit.as_mut().unwrap().who.change_frames(|frame| frame.line = Some(line));
         found
     };
     let mut sink = sink(wide(80));
@@ -303,11 +304,12 @@ fn native_frames_name_the_caller_of_the_c_library() {
         source: None,
     };
     let mut close = act(5, 3, 1, Verb::Closed, "close").is(Role::Culprit, "");
-    close.who.native = vec![
+    close.who.native = [
         module("__close", "/lib/x86_64-linux-gnu/libc.so.6"),
         module("xcb_disconnect", "/usr/lib/libxcb.so.1"),
         module("main", "/opt/app"),
-    ];
+    ]
+    .into();
     let (report, _) = told(wide(100), &[finding("use-after-close", Confidence::Likely, "it failed", vec![close])]);
     assert!(report.contains("closed  close()  /usr/lib/libxcb.so.1  xcb_disconnect  ← culprit"), "{report}");
     assert!(report.contains("  culprit     xcb_disconnect (/usr/lib/libxcb.so.1) ‹ main (/opt/app)"), "{report}");

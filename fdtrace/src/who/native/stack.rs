@@ -1,18 +1,20 @@
 //! Native frames, and which of them a reader wants to see beside Python's.
 
+use std::rc::Rc;
+
 /// A native frame, named as far as possible. All strings are hostile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NativeFrame {
     /// Behind the call, or behind the system call instruction.
     pub address: u64,
     /// Path of the mapped file, as its process sees it; `[vdso]`; `None` for memory without a file.
-    pub module: Option<String>,
+    pub module: Option<Rc<str>>,
     /// Hexadecimal.
-    pub build_id: Option<String>,
+    pub build_id: Option<Rc<str>>,
     /// `address` in the module's own terms, as `addr2line` and debuggers take it.
     pub offset: Option<u64>,
-    pub symbol: Option<String>,
-    pub file: Option<String>,
+    pub symbol: Option<Rc<str>>,
+    pub file: Option<Rc<str>>,
     pub line: Option<u32>,
     /// Compiled into the next frame, whose address it has.
     pub inlined: bool,
@@ -108,8 +110,8 @@ mod tests {
         let frame = |name: &str| {
             let (name, module) = name.split_once('@').unwrap_or((name, "/usr/bin/python3"));
             let module = if module == "libc" { "/lib/libc.so.6" } else { module };
-            let symbol = (name != "?").then(|| name.to_owned());
-            NativeFrame { symbol, module: Some(module.to_owned()), ..NativeFrame::default() }
+            let symbol = (name != "?").then(|| name.into());
+            NativeFrame { symbol, module: Some(module.into()), ..NativeFrame::default() }
         };
         names.split_whitespace().map(frame).collect()
     }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use super::debug::{self, DebugInfo, Place};
 use super::demangle::demangle;
@@ -17,6 +17,7 @@ use super::space::AddressSpace;
 use super::stack::NativeFrame;
 use super::symtab::SymbolTable;
 use super::unwind::Frame;
+use crate::collections::Map;
 
 /// Names kept; then the cache starts over.
 const NAMES_MAX: usize = 1 << 16;
@@ -28,12 +29,14 @@ const SPLIT: &[&[u8]] = &[b"_PyEval_EvalFrameDefault"];
 /// Names of all objects, as far as they were needed.
 #[derive(Default)]
 pub struct Symbols {
-    objects: HashMap<u64, ObjectSymbols>,
-    names: HashMap<(u64, u64), Arc<[Name]>>,
+    objects: Map<u64, ObjectSymbols>,
+    names: Map<(u64, u64), Rc<[Name]>>,
     memory: usize,
 }
 
 struct ObjectSymbols {
+    path: Rc<str>,
+    build_id: Option<Rc<str>>,
     table: SymbolTable,
     debug: Option<DebugInfo>,
     /// Parts of functions of [`SPLIT`] that no symbol covers.
@@ -42,8 +45,8 @@ struct ObjectSymbols {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Name {
-    symbol: Option<String>,
-    file: Option<String>,
+    symbol: Option<Rc<str>>,
+    file: Option<Rc<str>>,
     line: Option<u32>,
 }
 
@@ -61,11 +64,11 @@ impl Symbols {
                 Some(module) => {
                     let offset = frame.address.wrapping_sub(module.bias);
                     let names = self.names_at(&module.object, frame.lookup_address().wrapping_sub(module.bias));
-                    let path = String::from_utf8_lossy(&module.object.path).into_owned();
+                    let ObjectSymbols { path, build_id, .. } = self.object(&module.object);
                     named.extend(names.iter().enumerate().map(|(at, name)| NativeFrame {
                         address: frame.address,
-                        module: Some(path.clone()),
-                        build_id: module.object.build_id.clone(),
+                        module: Some(Rc::clone(path)),
+                        build_id: build_id.clone(),
                         offset: Some(offset),
                         symbol: name.symbol.clone(),
                         file: name.file.clone(),
@@ -79,7 +82,7 @@ impl Symbols {
                         .perf_map
                         .as_mut()
                         .and_then(|map| map.name(frame.lookup_address()))
-                        .map(|name| name.to_string());
+                        .map(|name| Rc::from(&*name));
                     named.push(NativeFrame {
                         address: frame.address,
                         symbol,
@@ -97,15 +100,15 @@ impl Symbols {
         self.memory
     }
 
-    fn names_at(&mut self, object: &Object, address: u64) -> Arc<[Name]> {
+    fn names_at(&mut self, object: &Object, address: u64) -> Rc<[Name]> {
         if let Some(names) = self.names.get(&(object.id, address)) {
-            return Arc::clone(names);
+            return Rc::clone(names);
         }
         if self.names.len() >= NAMES_MAX {
             self.names.clear();
         }
-        let names: Arc<[Name]> = self.object(object).names(object, address).into();
-        self.names.insert((object.id, address), Arc::clone(&names));
+        let names: Rc<[Name]> = self.object(object).names(object, address).into();
+        self.names.insert((object.id, address), Rc::clone(&names));
         names
     }
 
@@ -141,7 +144,8 @@ impl ObjectSymbols {
             });
         }
         let parts = SPLIT.iter().flat_map(|name| split_parts(object, &table, name)).collect();
-        Self { table, debug, parts }
+        let build_id = object.build_id.as_deref().map(Rc::from);
+        Self { path: String::from_utf8_lossy(&object.path).into(), build_id, table, debug, parts }
     }
 
     /// At least one name, though perhaps an empty one.
@@ -166,7 +170,7 @@ impl ObjectSymbols {
             // The symbol table knows what was compiled, parts and clones included; debug information knows what was
             // written.
             let symbol = if at == last { symbol.as_ref().or(place.function.as_ref()) } else { place.function.as_ref() };
-            Name { symbol: symbol.map(|name| demangle(name)), file: place.file, line: place.line }
+            Name { symbol: symbol.map(|name| demangle(name).into()), file: place.file.map(Rc::from), line: place.line }
         };
         places.into_iter().enumerate().map(name).collect()
     }
