@@ -3,7 +3,8 @@
 //!
 //! * `use-after-close`: a call other than close, and other than a probe, failed with `EBADF` on a number that had been
 //!   open and was closed. Proven by the slot alone: the kernel looked the number up and found it closed, and the model
-//!   knows who closed it. Not one in half a million calls of healthy programs.
+//!   knows who closed it. Not one in half a million calls of healthy programs. Where the owner that made the call is
+//!   known, it is about the generation that this one had, and not about whichever had the number last.
 //! * `double-close`: `close` failed with `EBADF` on a number that had been open and was closed. True, and harmless in a
 //!   table that one task uses (shells do it), dangerous as soon as another task can take the number in between.
 //!   Loops that close a range of numbers are a storm, not a mistake.
@@ -140,14 +141,27 @@ struct Dead {
     confidence: Confidence,
     complete: bool,
     timeline: Vec<Act>,
-    closer: Act,
+    /// `None`: the generation is too long ago.
+    closer: Option<Act>,
     /// Processes or threads that can take the number.
     shared: bool,
 }
 
 fn dead(met: Met, by: &Stamp, world: &World, incidents: &mut Incidents) -> Option<Dead> {
     let table = world.tables.get(&met.slot.table)?;
-    let life = world.slot(met.slot)?.life(met.number)?;
+    let bound = by.part.by.as_ref().map(|(_, bound)| *bound);
+    let shared = table.tasks().len() > 1;
+    let Some(life) = world.slot(met.slot)?.life(met.number) else {
+        // It ended, for there were later ones. Of those nobody has done anything to it.
+        return (bound == Some(met.number)).then(|| Dead {
+            incident: incidents.number(Cause::Generation(met.slot, met.number)),
+            confidence: Confidence::Likely,
+            complete: false,
+            timeline: Vec::new(),
+            closer: None,
+            shared,
+        });
+    };
     let closer = evidence::end(world, met.slot, life)?;
     // A new program that asks for what its predecessor did not leave it has made no lifetime mistake.
     if matches!(&life.state, State::Ended(end) if matches!(end.how, How::Exec | How::Exit)) {
@@ -169,25 +183,23 @@ fn dead(met: Met, by: &Stamp, world: &World, incidents: &mut Incidents) -> Optio
         (false, _) => Confidence::Possible,
     };
     Some(Dead {
-        incident: incidents
-            .number(Cause::Generation(met.slot, by.part.by.as_ref().map_or(met.number, |(_, bound)| *bound))),
+        incident: incidents.number(Cause::Generation(met.slot, bound.unwrap_or(met.number))),
         confidence,
         complete,
         timeline: history(world, met.slot, met.number..=met.number),
-        closer,
-        shared: table.tasks().len() > 1,
+        closer: Some(closer),
+        shared,
     })
 }
 
-/// The generation that a call was meant for: the one that its owner was bound to, if that is known.
-fn meant(met: Met, by: &Stamp, world: &World) -> Met {
-    let bound = by.part.by.as_ref().map(|(_, bound)| *bound);
-    let known = bound.filter(|bound| world.slot(met.slot).is_some_and(|state| state.life(*bound).is_some()));
-    known.map_or(met, |number| Met { number, certain: true, ..met })
+/// The generation that a call was meant for: the one that its owner was bound to, if that is known. Even if that one is
+/// forgotten: who closed a later one is a bystander.
+fn meant(met: Met, by: &Stamp) -> Met {
+    by.part.by.as_ref().map_or(met, |(_, bound)| Met { number: *bound, certain: true, ..met })
 }
 
 fn double_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Incidents) -> Option<Finding> {
-    let met = meant(met, by, world);
+    let met = meant(met, by);
     let dead = dead(met, by, world, incidents)?;
     let fd = met.slot.fd;
     let again = act(by, fd, Verb::Closed)
@@ -203,7 +215,7 @@ fn double_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Inciden
         generation: Some(met.number),
         message,
         culprit: Some(again),
-        root_cause: Some(dead.closer),
+        root_cause: dead.closer,
         timeline,
         complete: dead.complete,
         ..base
@@ -211,21 +223,24 @@ fn double_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Inciden
 }
 
 fn use_after_close(met: Met, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {
-    let met = meant(met, by, world);
+    let met = meant(met, by);
     let Some(dead) = dead(met, by, world, out.incidents) else { return };
     let SlotId { fd, .. } = met.slot;
     let call = by.sys.map_or("a call", |sys| sys.name);
     let victim = act(by, fd, Verb::Used).of_generation(met.number).with_role(Role::Victim, "found it closed");
-    let culprit = dead.closer.clone().with_role(Role::Culprit, "this close ended the generation that was used next");
+    let culprit =
+        dead.closer.map(|act| act.with_role(Role::Culprit, "this close ended the generation that was used next"));
     // Whoever closed it may have meant the one before.
     let mut timeline = history(world, met.slot, met.number.saturating_sub(1)..=met.number);
-    mark(&mut timeline, &culprit);
+    if let Some(culprit) = &culprit {
+        mark(&mut timeline, culprit);
+    }
     timeline.push(victim.clone());
     let base = Finding {
         confidence: dead.confidence,
         generation: Some(met.number),
         message: format!("{call} on fd {fd} failed with EBADF: generation {} had been closed", met.number),
-        culprit: Some(culprit),
+        culprit,
         victim: Some(victim),
         timeline,
         complete: dead.complete,

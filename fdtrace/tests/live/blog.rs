@@ -53,3 +53,37 @@ fn its_clean_twin_is_left_alone() {
         assert_eq!((report.status, report.all()), (Some(0), vec![]), "{}\n{}", python.display(), report.stdout);
     }
 }
+
+/// The number had many lives since its owner lost it: who closed those is not to blame for anything.
+const LONG_AGO: &str = "\
+import os
+f = open('/dev/zero', 'rb', 0)
+f.read(1)
+os.close(f.fileno())
+for _ in range(40):
+    os.close(os.open('/dev/full', os.O_RDONLY))
+try: f.read(1)
+except OSError: pass
+try: f.close()
+except OSError: pass
+";
+
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn a_bystander_of_later_is_not_to_blame() {
+    let scratch = Scratch::new();
+    let script = scratch.write("ago.py", LONG_AGO);
+    for python in pythons() {
+        let report = trace(&["--notes"], &[python.as_os_str(), script.as_os_str()]);
+        let name = python.display();
+        let ended = report.the("foreign-close")["generation"].as_u64().expect("a generation");
+        for rule in ["use-after-close", "double-close"] {
+            let found = report.the(rule);
+            assert_eq!(found["generation"], ended, "{name}: {rule}: {}", report.stdout);
+            for part in ["culprit", "root_cause", "victim"] {
+                let line = found[part]["python"][0]["line"].as_u64();
+                assert!(line != Some(6), "{name}: {rule}: line 6 is the {part}\n{}", report.stdout);
+            }
+        }
+    }
+}
