@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{
@@ -135,10 +135,12 @@ fn churn(bench: &Bench) -> Result<Table> {
     let mut samples = Vec::new();
     while !runner.is_finished() {
         thread::sleep(Duration::from_millis(200));
-        samples.push(attached.memory()?);
+        // Without anybody to trace it ends, and has no memory any more.
+        let Ok(memory) = attached.memory() else { break };
+        samples.push(memory);
     }
     runner.join().map_err(|_| anyhow::anyhow!("the load's thread died"))??;
-    samples.push(attached.memory()?);
+    ensure!(!samples.is_empty(), "the load was over before anybody looked");
     for tenth in [1, 2, 5, 10] {
         let index = (samples.len() * tenth / 10).clamp(1, samples.len()) - 1;
         let Memory { own, resident, .. } = samples[index];
