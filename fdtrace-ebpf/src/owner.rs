@@ -588,4 +588,4 @@ unsafe fn bind_one(walk: *mut Walk, candidate: *const Candidate, fd: u32, other:
 }
 
 const _: () = assert!(CANDIDATES_MAX.is_power_of_two() && MAYBE_MAX.is_power_of_two());
-const _: () = assert!(size_of::<Holder>() % 8 == 0 && align_of::<Holder>() == 8);
+const _: () = assert!(size_of::<Holder>().is_multiple_of(8) && align_of::<Holder>() == 8);
