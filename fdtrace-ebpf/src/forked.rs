@@ -32,19 +32,33 @@ pub fn files(parent: *const c_void, child: *const c_void) {
     let files = Files::at(table);
     let max_fds = files.max_fds();
     let numbers = if max_fds > TABLE_WALK_MAX { TABLE_WALK_MAX } else { max_fds };
-    let mut array = files.array();
+    let mut walk = Walk { array: files.array(), openings: u64::from(Watch::OPENINGS) };
     // SAFETY: the callback is given what lives until the loop is over.
-    unsafe { bpf_loop(numbers, step as *mut c_void, (&raw mut array).cast(), 0) };
+    unsafe { bpf_loop(numbers, step as *mut c_void, (&raw mut walk).cast(), 0) };
+}
+
+struct Walk {
+    /// The table's pointers to files.
+    array: u64,
+    /// Files of which each use may be told yet.
+    openings: u64,
 }
 
 /// One number of the child's table.
-unsafe extern "C" fn step(fd: u32, array: *mut c_void) -> i64 {
-    // SAFETY: the address that the loop was begun with.
-    let file = read::<u64>(unsafe { *array.cast::<u64>() } + u64::from(fd) * 8);
+unsafe extern "C" fn step(fd: u32, walk: *mut c_void) -> i64 {
+    // SAFETY: what the loop was begun with.
+    let walk = unsafe { &mut *walk.cast::<Walk>() };
+    let file = read::<u64>(walk.array + u64::from(fd) * 8);
     // Standard streams are shared on purpose.
     if fd <= 2 || file == 0 || !has_turns(file) {
         return 0;
     }
-    watch::file(file, fd, Watch::TURNS);
+    let every = if walk.openings > 0 {
+        walk.openings -= 1;
+        Watch::OPENING
+    } else {
+        0
+    };
+    watch::file(file, fd, Watch::TURNS, every);
     0
 }

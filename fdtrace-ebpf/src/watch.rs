@@ -1,6 +1,5 @@
 //! Uses that are told only because somebody asked: of a slot, or of a file.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
 use fdtrace_common::wire::{Watch, watch_key};
 
 use crate::{
@@ -23,20 +22,20 @@ pub fn watched(tgid: u32, fd: u64, files: Files) -> u64 {
 fn wanted(key: u64, tgid: u32) -> bool {
     let Some(watch) = WATCHED.get_ptr(&key) else { return false };
     // SAFETY: a live element of a hash map.
-    unsafe { (*watch).left > 0 && (*watch).last != tgid }
+    unsafe { (*watch).left > 0 && ((*watch).every > 0 || (*watch).last != tgid) }
 }
 
 /// Has the next uses of a number told: user space would ask for them too late.
 #[inline(always)]
 pub fn number(tgid: u32, fd: u32, times: u32) {
-    let _ = WATCHED.insert(watch_key(tgid, fd), Watch { left: times, last: Watch::EVERY }, 0);
+    let _ = WATCHED.insert(watch_key(tgid, fd), Watch { left: times, every: times, last: 0, reserved: 0 }, 0);
     watch_number(u64::from(fd));
 }
 
-/// The same of a file that is behind `fd`, whenever it changes hands. What is known of whose turn it was is kept.
+/// The same of a file that is behind `fd`: the next `every` uses, and then whenever it changes hands.
 #[inline(always)]
-pub fn file(file: u64, fd: u32, times: u32) {
-    let _ = WATCHED.insert(file, Watch { left: times, last: 0 }, u64::from(BPF_NOEXIST));
+pub fn file(file: u64, fd: u32, times: u32, every: u32) {
+    let _ = WATCHED.insert(file, Watch { left: times, every, last: 0, reserved: 0 }, 0);
     watch_number(u64::from(fd));
 }
 
@@ -49,8 +48,11 @@ pub fn told(key: u64, tgid: u32, ret: i64) {
         if (*watch).left > 0 {
             (*watch).left -= 1;
         }
+        if (*watch).every > 0 {
+            (*watch).every -= 1;
+        }
         // Who got nothing has not had his turn.
-        if ret > 0 && (*watch).last != Watch::EVERY {
+        if ret > 0 {
             (*watch).last = tgid;
         }
     }

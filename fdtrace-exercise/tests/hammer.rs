@@ -26,7 +26,7 @@ fn drain(live: &mut Live, stages: &mut Stages) {
     let mut news = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        live.drain(|pos, record| {
+        live.drain(usize::MAX, |pos, record| {
             stages.feed(pos, record, &mut news);
             news.clear();
         });

@@ -148,7 +148,7 @@ fn trace() -> String {
     live.adopt(child.id(), false).expect("the exerciser can be traced");
     live.snapshot(Some(child.id())).expect("a snapshot can be taken");
     let mut take = |live: &mut Live, stages: &mut Stages| {
-        live.drain(|pos, record| {
+        live.drain(usize::MAX, |pos, record| {
             stages.feed(pos, record, &mut news);
             scribe.take(pos, record);
         })

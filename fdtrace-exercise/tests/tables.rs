@@ -109,7 +109,7 @@ impl Tracer {
     fn drain(&mut self) {
         let Self { live, stages, log, .. } = self;
         let mut news = Vec::new();
-        live.drain(|pos, record| {
+        live.drain(usize::MAX, |pos, record| {
             if let Ok(Some(event)) = decode(pos, record, Arch::native()) {
                 log.push(event);
             }

@@ -59,6 +59,7 @@ pub fn test(options: &Options) -> Result<ExitCode> {
     report.step("unit tests", || run_tests(command::cargo().args(["test", "--no-fail-fast"]).args(HOST)));
     if !options.quick {
         report.step("tests on this kernel", || run_tests(&mut kernel_tests()?));
+        report.step("a recorder is killed", || run_tests(&mut killed_recorder()?));
     }
     match corpus::find() {
         _ if options.quick || options.no_corpus => {}
@@ -99,9 +100,18 @@ const NOT_HERE: [&str; 3] = [
     "standard_libraries",
     // Measures.
     "measure",
-    // Measures too: how much a killed recorder loses. A debug build is seconds behind a program at full speed.
-    "killed_at_any_moment",
+    // A debug build is seconds behind a program at full speed: it has a step of its own.
+    KILLED,
 ];
+
+const KILLED: &str = "killed_at_any_moment";
+
+/// How much a recorder that is killed loses: a question of speed, and so for a release build.
+fn killed_recorder() -> Result<Command> {
+    let mut cargo = command::cargo();
+    cargo.args(["test", "--release", "--package", "fdtrace", "--test", "live", "--", "--ignored", KILLED]);
+    as_root(cargo)
+}
 
 /// The tests that load the object into the running kernel. They are marked `#[ignore]`, need root, and go one by one
 /// because each sees what the others do.
@@ -110,11 +120,15 @@ fn kernel_tests() -> Result<Command> {
     cargo.args(["test", "--package", "fdtrace", "--package", "fdtrace-exercise", "--tests", "--no-fail-fast"]);
     let not_here = NOT_HERE.iter().flat_map(|name| ["--skip", name]);
     cargo.args(["--", "--ignored", "--test-threads=1"]).args(not_here);
+    as_root(cargo)
+}
+
+/// Only the test programs run as root, not cargo: no file of root's is left in the target directory.
+fn as_root(mut cargo: Command) -> Result<Command> {
     if !command::is_root() {
         if command::find("sudo").is_none() {
             bail!("these tests need root, and there is no sudo here: run as root, or with --quick");
         }
-        // Only the test programs run as root, not cargo: no file of root's is left in the target directory.
         cargo.env(format!("CARGO_TARGET_{}_RUNNER", host()?), "sudo -E");
     }
     Ok(cargo)

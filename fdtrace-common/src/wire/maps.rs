@@ -42,14 +42,21 @@ pub struct Inflight {
 pub struct Watch {
     /// How many more.
     pub left: u32,
-    /// The process that used it last, if only a change of hands is of interest; [`Watch::EVERY`] otherwise.
+    /// The next so many are reported whoever makes them; then only a change of hands is of interest.
+    pub every: u32,
+    /// The process that used it last.
     pub last: u32,
+    pub reserved: u32,
 }
 
 impl Watch {
-    pub const EVERY: u32 = u32::MAX;
     /// Uses of a file in turns that are told before nobody is of interest any more.
     pub const TURNS: u32 = 64;
+    /// The first of them, behind a fork, that are told even if they are the same process's: who asks before the other one
+    /// has had its answer shows there.
+    pub const OPENING: u32 = 24;
+    /// Files of one fork of which that is told: a server has thousands.
+    pub const OPENINGS: u32 = 64;
     /// Uses of a number over which a file was put that are told.
     pub const CLOBBERED: u32 = 16;
 }
@@ -94,7 +101,7 @@ pub mod shared {
 
 plain! {
     TracedProcess = 16,
-    Watch = 8,
+    Watch = 16,
     Inflight = 40,
     PerCpu = 72,
 }

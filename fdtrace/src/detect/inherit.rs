@@ -100,7 +100,7 @@ impl Rules {
                 let Some(live) = world.slot(*slot).and_then(|slot| slot.live()) else { return };
                 let description = &live.data.description;
                 if !live.data.cloexec && !self.leak_told.contains(&description.serial) && self.hurts(description) {
-                    out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: USES });
+                    out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: USES, every: 0 });
                 }
             }
             Change::Execed { process } => {

@@ -6,6 +6,7 @@
 mod blocked;
 pub mod callsite;
 mod close;
+mod conversation;
 mod epoll;
 pub(crate) mod evidence;
 pub mod finding;
@@ -53,9 +54,9 @@ enum Cause {
 pub enum Want {
     /// The next uses of a number by a process, as many as `times`.
     Uses { tgid: u32, fd: i32, times: u32 },
-    /// The uses of a file, through whatever number, whenever another process than the last one makes them. `fd`: a number
-    /// that it has.
-    Turns { file: u64, fd: i32, times: u32 },
+    /// The uses of a file, through whatever number: the next `every`, and then whenever another process than the last one
+    /// makes them. `fd`: a number that it has.
+    Turns { file: u64, fd: i32, times: u32, every: u32 },
     /// The kernel's list of the entries of an epoll instance.
     EpollList { tgid: u32, fd: i32 },
 }

@@ -2,18 +2,22 @@
 //!
 //! Which process uses a descriptor is not reported unasked. When a fork copies one of the kinds below, the kernel side is
 //! asked to tell whenever another process than the last one uses it: turns are seen, and long monologues cost nothing.
+//! Right behind the fork each use is told, for a while.
 //!
 //! * `shared-stream`: reads and writes on one stream socket by live tables, in turns A, B, A, B, where B may be
-//!   several. *Proof.* File and table identity. *Possible* is as little as: A writes, B writes, A reads, while both live.
-//!   *Look-alikes.* A, B: a server hands a client over; A, B, A: separated privileges; pipes, eventfds, listening sockets,
-//!   standard streams; processes that have run another program since.
+//!   several. *Proof.* File and table identity, and questions that crossed ([`super::conversation`]). *Likely* without those,
+//!   if both ask and take answers. *Possible* is as little as: A writes, B writes, A reads, while both live; or both read, and
+//!   one may be gone by the time; or both write, in turns, and only one reads.
+//!   *Look-alikes.* A, B: a server hands a client over; A, B, A: separated privileges; one that writes and one that reads;
+//!   workers that take jobs in turn; pipes, eventfds, listening sockets, standard streams; processes that have run another
+//!   program since.
 //! * `shared-offset`: the same for reads, writes and seeks that move the offset of one regular file without `O_APPEND`.
 //!   *Look-alikes.* `pread`, logs, a shell and its children on the standard streams.
 //! * `shared-flags`: one side set `O_NONBLOCK` on a file that was blocking, and another side, which never did, got `EAGAIN`;
 //!   pipes and terminals too. *Look-alikes.* Descriptions in an event loop's hands; flags that are put back; flags that
 //!   were there before.
 
-use std::rc::Rc;
+use std::{collections::BTreeSet, rc::Rc};
 
 use fdtrace_common::wire::Watch;
 
@@ -29,12 +33,11 @@ use crate::{
 
 use super::{
     Cause, Incidents, Out, Want,
+    conversation::Conversation,
     evidence::{self, act, object},
     finding::{Confidence, Finding, Role, Severity, Verb},
 };
 
-/// Turns that make a finding: A, B, A, B.
-const TURNS: usize = 4;
 /// How long turns may take to go on, nanoseconds.
 const GOING_ON: u64 = 500_000_000;
 /// Turns remembered for one description.
@@ -49,6 +52,8 @@ const EAGAIN: i32 = 11;
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     shared: Map<Serial, Shared>,
+    /// The table that was copied last, and how many of its files have each use told.
+    opened: (Option<TableId>, u32),
 }
 
 #[derive(Debug)]
@@ -57,19 +62,20 @@ struct Shared {
     /// Who used it, by turns.
     turns: Vec<Turn>,
     told: bool,
+    conversation: Conversation,
     /// What is told unless the turns go on, and tell more.
-    crossed: Option<Finding>,
+    waiting: Option<Finding>,
     /// Who made it non-blocking.
     nonblocking: Option<(TableId, Rc<Stamp>)>,
     flags_told: bool,
 }
 
-#[derive(Debug)]
-struct Turn {
-    table: TableId,
+#[derive(Clone, Debug)]
+pub(super) struct Turn {
+    pub table: TableId,
     slot: SlotId,
     number: u32,
-    by: Rc<Stamp>,
+    pub by: Rc<Stamp>,
 }
 
 impl Rules {
@@ -80,7 +86,12 @@ impl Rules {
                 if let Some(live) = world.slot(*slot).and_then(|slot| slot.live())
                     && matters(&live.data.description)
                 {
-                    out.wants.push(Want::Turns { file: live.data.description.file, fd: slot.fd, times: Watch::TURNS });
+                    out.wants.push(Want::Turns {
+                        file: live.data.description.file,
+                        fd: slot.fd,
+                        times: Watch::TURNS,
+                        every: 0,
+                    });
                 }
             }
             // A row of a copied table.
@@ -93,11 +104,17 @@ impl Rules {
                 if !matters(description) || slot.fd <= 2 || self.shared.len() >= REMEMBERED {
                     return;
                 }
-                let known = self.shared.contains_key(&description.serial);
-                if !known {
-                    self.shared.insert(description.serial, Shared::new(description));
+                let shared = self.shared.entry(description.serial).or_insert_with(|| Shared::new(description));
+                if self.opened.0 != Some(slot.table) {
+                    self.opened = (Some(slot.table), 0);
                 }
-                out.wants.push(Want::Turns { file: live.data.description.file, fd: slot.fd, times: Watch::TURNS });
+                let mut every = 0;
+                if self.opened.1 < Watch::OPENINGS {
+                    self.opened.1 += 1;
+                    every = Watch::OPENING;
+                    shared.conversation.begin();
+                }
+                out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: Watch::TURNS, every });
             }
             Change::Used { slot, number, by } if !self.shared.is_empty() => self.used(*slot, *number, by, world, out),
             Change::FlagsSet { slot, flags, before, by, .. } => self.flags_set(*slot, *flags, *before, by, world, out),
@@ -109,10 +126,10 @@ impl Rules {
                 }
             }
             Change::TableDied { .. } => self.shared.retain(|_, shared| {
-                let lasts = shared.nonblocking.is_some() && !shared.flags_told;
+                let lasts = shared.nonblocking.is_some() && !shared.flags_told || shared.conversation.is_open();
                 let kept = shared.description.holders.get() > u32::from(!lasts);
                 if !kept {
-                    out.findings.extend(shared.crossed.take());
+                    out.findings.extend(shared.waiting.take());
                 }
                 kept
             }),
@@ -123,8 +140,8 @@ impl Rules {
     pub(super) fn tick(&mut self, world: &World, out: &mut Out<'_>) {
         let limit = world.now().time.saturating_sub(GOING_ON);
         for shared in self.shared.values_mut() {
-            if let Some(crossed) = shared.crossed.take_if(|crossed| crossed.time < limit) {
-                out.findings.push(crossed);
+            if let Some(finding) = shared.waiting.take_if(|finding| finding.time < limit) {
+                out.findings.push(finding);
                 shared.told = true;
             }
         }
@@ -132,7 +149,7 @@ impl Rules {
 
     pub(super) fn finish(&mut self, out: &mut Out<'_>) {
         // In the order of their making, whatever the map's order is.
-        let mut left: Vec<Finding> = self.shared.values_mut().filter_map(|shared| shared.crossed.take()).collect();
+        let mut left: Vec<Finding> = self.shared.values_mut().filter_map(|shared| shared.waiting.take()).collect();
         left.sort_by_key(|finding| finding.time);
         out.findings.extend(left);
     }
@@ -165,7 +182,7 @@ impl Rules {
             _ => {
                 shared.nonblocking = changes.then(|| (slot.table, Rc::clone(by)));
                 if changes {
-                    out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: Watch::TURNS });
+                    out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: Watch::TURNS, every: 0 });
                 }
             }
         }
@@ -186,27 +203,45 @@ impl Rules {
         {
             return;
         }
-        if shared.turns.last().is_some_and(|turn| turn.table == slot.table) {
-            return;
+        let turn = Turn { table: slot.table, slot, number, by: Rc::clone(by) };
+        if shared.description.kind() != Kind::File
+            && let Some([a, b, c, d]) = shared.conversation.on(&turn, asks(&turn), world)
+        {
+            shared.offer(&[&a, &b, &c, &d], Confidence::Possible, world, out);
         }
-        shared.turns.push(Turn { table: slot.table, slot, number, by: Rc::clone(by) });
+        if shared.turns.last().is_none_or(|last| last.table != turn.table) {
+            shared.turns.push(turn);
+        }
         // Only the last turns of two that are alive count.
         let alive = |table: &TableId| world.tables.get(table).is_some_and(|table| table.alive());
         shared.turns.retain(|turn| alive(&turn.table));
         shared.turns.dedup_by_key(|turn| turn.table);
         let keep = shared.turns.len().saturating_sub(KEPT);
         shared.turns.drain(..keep);
-        // There may be more than two at the table: it is this one against the others.
-        let mut turns: Vec<&Turn> = shared.turns.iter().collect();
-        turns.dedup_by_key(|turn| turn.table == slot.table);
-        match turns.as_slice() {
-            [.., a, b, c, d] => {
-                out.findings.extend(interleaved(&shared.description, &[a, b, c, d], world, out.incidents));
-                shared.crossed = None;
-                shared.told = true;
+        // There may be more than two at the table: it is this one against each other one, or against all of them.
+        let others: BTreeSet<TableId> =
+            shared.turns.iter().map(|turn| turn.table).filter(|id| *id != slot.table).collect();
+        let with = |others: &BTreeSet<TableId>| {
+            let concerned = shared.turns.iter().filter(|turn| turn.table == slot.table || others.contains(&turn.table));
+            let mut turns: Vec<Turn> = concerned.cloned().collect();
+            turns.dedup_by_key(|turn| turn.table == slot.table);
+            turns
+        };
+        let sets = others.iter().map(|other| BTreeSet::from([*other])).chain([others.clone()]);
+        let in_turns = sets.filter_map(|others| {
+            let turns = with(&others);
+            (turns.len() >= 4).then(|| shared.harm(slot.table, &others).map(|sure| (sure, turns)))?
+        });
+        // The first of the surest.
+        let best = in_turns.reduce(|best, next| if next.0 > best.0 { next } else { best });
+        match (best, with(&others).as_slice()) {
+            (Some((sure, turns)), _) => {
+                let last: Vec<&Turn> = turns.iter().skip(turns.len() - 4).collect();
+                shared.offer(&last, sure, world, out);
             }
-            [.., a, b, c] if shared.crossed.is_none() && crossed([a, b, c], &shared.description) => {
-                shared.crossed = interleaved(&shared.description, &[a, b, c], world, out.incidents);
+            // It may have been meant: separated privileges look like that.
+            (None, [.., a, b, c]) if shared.crossed([a, b, c]) => {
+                shared.offer(&[a, b, c], Confidence::Possible, world, out);
             }
             _ => {}
         }
@@ -217,12 +252,47 @@ impl Rules {
 }
 
 impl Shared {
+    /// How sure it is that those who take these turns do harm.
+    fn harm(&self, one: TableId, others: &BTreeSet<TableId>) -> Option<Confidence> {
+        if self.description.kind() == Kind::File {
+            // Taking turns on a file can be agreed on, with a lock of some kind, and then it is no mistake.
+            return Some(Confidence::Possible);
+        }
+        self.conversation.harm(one, others)
+    }
+
+    /// A asked, B asked before A had its answer, and A took the next answer there was.
+    fn crossed(&self, [a, b, c]: [&Turn; 3]) -> bool {
+        let clients = [a, b].iter().all(|turn| self.conversation.is_client(turn.table));
+        matches!(self.description.kind(), Kind::Socket { .. })
+            && clients
+            && a.table == c.table
+            && asks(a)
+            && asks(b)
+            && !asks(c)
+    }
+
+    /// Tells what is proven. What is less sure waits for a moment: the turns may go on, and tell more.
+    fn offer(&mut self, turns: &[&Turn], sure: Confidence, world: &World, out: &mut Out<'_>) {
+        if self.waiting.as_ref().is_some_and(|waiting| waiting.confidence >= sure) {
+            return;
+        }
+        let Some(finding) = interleaved(&self.description, turns, sure, world, out.incidents) else { return };
+        if finding.confidence == Confidence::Proven {
+            (self.told, self.waiting) = (true, None);
+            out.findings.push(finding);
+        } else {
+            self.waiting = Some(finding);
+        }
+    }
+
     fn new(description: &Rc<Description>) -> Self {
         Self {
             description: Rc::clone(description),
             turns: Vec::new(),
+            conversation: Conversation::default(),
             told: false,
-            crossed: None,
+            waiting: None,
             nonblocking: None,
             flags_told: false,
         }
@@ -238,10 +308,8 @@ fn matters(description: &Description) -> bool {
     }
 }
 
-/// A asked, B asked before A had its answer, and A took the next answer there was.
-fn crossed([a, b, c]: [&Turn; 3], description: &Description) -> bool {
-    let asks = |turn: &Turn| turn.by.sys.is_some_and(|sys| is_write(sys.name));
-    matches!(description.kind(), Kind::Socket { .. }) && a.table == c.table && asks(a) && asks(b) && !asks(c)
+fn asks(turn: &Turn) -> bool {
+    turn.by.sys.is_some_and(|sys| is_write(sys.name))
 }
 
 fn is_write(call: &str) -> bool {
@@ -267,6 +335,7 @@ fn given_at_exec(life: &Life<Generation>, tgid: u32, world: &World) -> bool {
 fn interleaved(
     description: &Description,
     turns: &[&Turn],
+    sure: Confidence,
     world: &World,
     incidents: &mut Incidents,
 ) -> Option<Finding> {
@@ -291,9 +360,9 @@ fn interleaved(
     // Who forked later is the guest.
     let forked =
         |turn: &Turn| world.processes.get(&turn.by.tgid).and_then(|process| process.forked).map_or(0, |at| at.pos);
-    let guest = usize::from(forked(second) >= forked(first));
-    let last = turns.len() - 1;
-    let (culprit, victim) = if last % 2 == guest { (last, last - 1) } else { (last - 1, last) };
+    let (guest, host) = if forked(second) >= forked(first) { (second, first) } else { (first, second) };
+    let last_of = |side: &Turn| turns.iter().rposition(|turn| turn.table == side.table);
+    let (culprit, victim) = (last_of(guest)?, last_of(host)?);
     role(&mut timeline[culprit], Role::Culprit, "goes on using what the other side uses");
     role(&mut timeline[victim], Role::Victim, "shares it since the fork");
     let (a, b) = (evidence::shown_process(world, first.by.tgid), evidence::shown_process(world, second.by.tgid));
@@ -305,9 +374,6 @@ fn interleaved(
     };
     let (pid, fd, number) = (&turns[victim].by, turns[victim].slot.fd, turns[victim].number);
     let incident = incidents.number(Cause::Description(description.serial));
-    // Taking turns on a file can be agreed on, with a lock of some kind, and then it is no mistake.
-    // Questions that crossed once may have been meant to: separated privileges look like that.
-    let sure = if is_file || turns.len() < TURNS { Confidence::Possible } else { Confidence::Proven };
     let base = evidence::finding(rule, incident, pid, fd, world);
     Some(Finding {
         confidence: if complete { sure } else { Confidence::Possible },

@@ -58,7 +58,7 @@ impl Rules {
                 let description = &live.data.description;
                 if live.data.origin == Origin::Opened && spoils(description) && self.recycled.len() < REMEMBERED {
                     let description = Rc::clone(description);
-                    out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: USES });
+                    out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: USES, every: 0 });
                     let recycled = Recycled { fd: slot.fd, description, by: Rc::clone(by) };
                     self.recycled.insert(recycled.description.serial, recycled);
                 }

@@ -185,24 +185,47 @@ fn stdio_recycled() {
 #[test]
 fn shared_stream() {
     let rule = "shared-stream";
-    let story = |tail: &str| of(rule, &format!("1 socket -> 3\n1 fork -> 2\n{tail}"));
+    let story = |tail: &str| of(rule, &format!("1 socket -> 3\n1 fork -> 2\n{tail}sleep 600"));
     let (a, b) = ("1 sendto 3 9\n", "2 sendto 3 9\n");
-    assert_eq!(story(&format!("{a}{b}{a}{b}")), ["shared-stream proven 1 3"]);
+    let (answer, theirs) = ("1 recvfrom 3 9\n", "2 recvfrom 3 9\n");
+    assert_eq!(story(&format!("{a}{b}{answer}{theirs}")), ["shared-stream proven 1 3"]);
+    assert_eq!(story(&format!("{a}{b}{theirs}{answer}{b}{a}")), ["shared-stream proven 1 3"]);
+    // Each has its answer before the other asks.
+    let (ours, other) = (format!("{a}{answer}"), format!("{b}{theirs}"));
+    assert_eq!(story(&format!("{ours}{other}{ours}{other}")), ["shared-stream likely 1 3"]);
+    assert_eq!(story(&format!("{ours}{other}{other}{ours}")), NONE);
+    // Nobody takes anything.
+    assert_eq!(story(&format!("{a}{b}{a}{b}")), ["shared-stream possible 1 3"]);
     assert_eq!(story(&format!("{a}{b}{b}{b}{a}")), NONE);
-    let c = "3 recvfrom 3 9\n";
-    assert_eq!(story(&format!("1 fork -> 3\n{b}{a}{c}{a}")), ["shared-stream proven 1 3"]);
+    // One writes, one reads.
+    assert_eq!(story(&format!("{a}{theirs}{a}{theirs}{a}{theirs}")), NONE);
+    // Workers who take jobs in turn, and tell what came of them.
+    let (ours, other) = (format!("{answer}{a}"), format!("{theirs}{b}"));
+    assert_eq!(story(&format!("{ours}{other}{ours}{other}")), NONE);
+    assert_eq!(story(&format!("{answer}{theirs}{a}{b}{answer}{theirs}")), NONE);
+    let (c, gets) = ("3 sendto 3 9\n", "3 recvfrom 3 9\n");
+    assert_eq!(story(&format!("1 fork -> 3\n{b}{a}{gets}{answer}{c}{theirs}{a}")), ["shared-stream proven 1 3"]);
     assert_eq!(story(&format!("{a}{b}2 exec /bin/cat\n{a}{b}")), NONE);
     // One question each, and then an answer. If they go on it is told once, as what it is by then.
-    let answer = "1 recvfrom 3 9\n";
-    assert_eq!(story(&format!("{a}{b}{answer}sleep 600")), ["shared-stream possible 1 3"]);
-    assert_eq!(story(&format!("{a}{b}{answer}{b}sleep 600")), ["shared-stream proven 1 3"]);
-    assert_eq!(story(&format!("2 recvfrom 3 9\n{a}2 recvfrom 3 9\nsleep 600")), NONE);
-    assert_eq!(story(&format!("{a}{b}2 exit\n{answer}sleep 600")), NONE);
+    assert_eq!(story(&format!("{a}{b}{answer}")), ["shared-stream possible 1 3"]);
+    assert_eq!(story(&format!("{a}{b}{answer}{b}")), ["shared-stream possible 1 3"]);
+    assert_eq!(story(&format!("2 recvfrom 3 9\n{a}2 recvfrom 3 9\n")), NONE);
+    assert_eq!(story(&format!("{a}{b}2 exit\n{answer}")), NONE);
+    // Both asked, both took an answer; one of them, the wrong one, and is gone.
+    assert_eq!(story(&format!("{a}{b}{theirs}2 exit\n{answer}")), ["shared-stream possible 1 3"]);
+    assert_eq!(story(&format!("{a}{answer}{b}{theirs}2 exit\n{a}{answer}")), NONE);
+    // The first that asked gets nothing, and two that asked after it do.
+    let (c, gets) = ("3 sendto 3 9\n", "3 recvfrom 3 9\n");
+    assert_eq!(story(&format!("1 fork -> 3\n{a}{b}{theirs}2 exit\n{c}{gets}3 exit\n")), ["shared-stream possible 1 3"]);
+    assert_eq!(story(&format!("1 fork -> 3\n{a}{answer}{b}{theirs}2 exit\n{c}{gets}3 exit\n")), NONE);
+    // A question from before the fork, to the answer of which the child sees.
+    assert_eq!(of(rule, &format!("1 socket -> 3\n{a}1 fork -> 2\n{b}{theirs}2 exit\n{answer}sleep 600")), NONE);
     assert_eq!(of(rule, &format!("1 pipe2 -> 3 4\n1 fork -> 2\n{a}{b}{a}{b}")), NONE);
     // A program that another one started shares what it opened itself like any other.
     let (b, c) = ("2 sendto 3 9\n", "3 sendto 3 9\n");
+    let (for_b, for_c) = ("2 recvfrom 3 9\n", "3 recvfrom 3 9\n");
     let started = "1 fork -> 2\n2 exec /bin/server\n2 socket -> 3\n2 fork -> 3\n";
-    assert_eq!(of(rule, &format!("{started}{b}{c}{b}{c}")), ["shared-stream proven 2 3"]);
+    assert_eq!(of(rule, &format!("{started}{b}{c}{for_b}{for_c}")), ["shared-stream proven 2 3"]);
 }
 
 #[test]

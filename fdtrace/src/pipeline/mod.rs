@@ -1,5 +1,6 @@
 //! Wires the stages. The only part that knows them all.
 
+mod backlog;
 mod checkpoint;
 mod export;
 mod failure;

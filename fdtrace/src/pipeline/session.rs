@@ -13,8 +13,8 @@ use crate::{
 };
 
 use super::{
-    Stages, checkpoint::checkpoint, natives::Natives, pythons::Pythons, quiet::Quiet, record, sources::Sources,
-    stages::News,
+    Stages, backlog::Backlog, checkpoint::checkpoint, natives::Natives, pythons::Pythons, quiet::Quiet, record,
+    sources::Sources, stages::News,
 };
 
 /// How often time is passed on to the rules and sinks.
@@ -23,10 +23,14 @@ const TICK: Duration = Duration::from_millis(100);
 const HEAL: Duration = Duration::from_millis(500);
 /// How often the kernel's tables are read although nothing seems to be missing.
 const RECONCILE: Duration = Duration::from_secs(10);
+/// How long is judged before the ring is looked at again.
+const JUDGING: Duration = Duration::from_millis(20);
+const JUDGED_BETWEEN_LOOKS: u32 = 64;
 
 pub struct Session {
     pub live: Live,
     pub stages: Stages,
+    pub backlog: Backlog,
     pub sinks: Sinks,
     pub recorder: Option<Recorder>,
     pub pythons: Pythons,
@@ -53,6 +57,7 @@ impl Session {
         Self {
             live,
             stages: Stages::new(Arch::native()),
+            backlog: Backlog::default(),
             sinks,
             recorder,
             pythons: Pythons::default(),
@@ -74,9 +79,13 @@ impl Session {
     }
 
     pub fn drain(&mut self) {
-        self.take_in();
+        // A snapshot says what was known when all was judged that is recorded before it.
+        let snapshot = self.recorder.as_ref().is_some_and(Recorder::wants_snapshot);
+        if self.backlog.room() > 0 && (self.backlog.is_empty() || !snapshot) {
+            self.take_in();
+        }
+        self.judge(Some(JUDGING));
         self.satisfy();
-        self.publish();
         self.pythons.look(&mut self.live);
     }
 
@@ -89,8 +98,8 @@ impl Session {
                         log::debug!("cannot watch fd {fd} of process {tgid}: {error:#}");
                     }
                 }
-                Want::Turns { file, fd, times } => {
-                    if let Err(error) = self.live.watches().file(file, fd, times) {
+                Want::Turns { file, fd, times, every } => {
+                    if let Err(error) = self.live.watches().file(file, fd, times, every) {
                         log::debug!("cannot watch the file behind fd {fd}: {error:#}");
                     }
                 }
@@ -105,7 +114,7 @@ impl Session {
         }
         self.ticked = Instant::now();
         self.pass_time();
-        self.publish();
+        self.judge(Some(JUDGING));
         let flushed = self.sinks.flush_incidents(self.stages.world.now().time);
         self.note(flushed);
         for (tids, epoll) in self.stages.world.epolls_to_read() {
@@ -146,30 +155,58 @@ impl Session {
         }
     }
 
-    /// Takes in what the kernel has, in the order in which it happened. Returns how many records that were.
+    /// Takes in what the kernel has, in the order in which it happened, and records it. Returns how many records that were.
     pub fn take_in(&mut self) -> usize {
-        let Self { live, stages, recorder, natives, news, .. } = self;
-        live.drain(|pos, record| {
+        let Self { live, backlog, recorder, natives, .. } = self;
+        live.drain(backlog.room(), |pos, record| {
             let half = natives.record(record);
             let kept = half.as_ref().and_then(|half| half.kept(record));
             let record = kept.as_deref().unwrap_or(record);
-            if let Some(half) = half {
-                stages.witnesses.unwound(half.tid, half.unwound);
-            }
             if let Some(recorder) = recorder {
                 recorder.record(pos, record);
             }
-            stages.feed(pos, record, news);
+            backlog.push(pos, record, half.map(|half| (half.tid, half.unwound)));
         })
     }
 
+    /// Judges what was taken in: everything, or for so long.
+    pub fn judge(&mut self, patience: Option<Duration>) {
+        let until = patience.map(|patience| Instant::now() + patience);
+        for count in 1.. {
+            let Self { stages, backlog, news, .. } = self;
+            let judged = backlog.pop(|pos, record, half| {
+                if let Some((tid, unwound)) = half {
+                    stages.witnesses.unwound(tid, unwound);
+                }
+                stages.feed(pos, record, news);
+            });
+            let told = !self.news.is_empty();
+            if told {
+                self.publish();
+            }
+            let look = told || count % JUDGED_BETWEEN_LOOKS == 0;
+            if judged.is_none() || look && until.is_some_and(|until| Instant::now() >= until) {
+                return;
+            }
+        }
+    }
+
+    /// Waits until there may be something to do.
+    pub async fn wait(&mut self) -> anyhow::Result<()> {
+        if self.backlog.is_empty() {
+            return self.live.wait().await;
+        }
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
     pub fn pass_time(&mut self) {
-        let Self { live, stages, recorder, news, .. } = self;
+        let Self { live, backlog, recorder, .. } = self;
         live.tick(|pos, record| {
             if let Some(recorder) = recorder {
                 recorder.record(pos, record);
             }
-            stages.feed(pos, record, news);
+            backlog.push(pos, record, None);
         });
     }
 
@@ -180,7 +217,7 @@ impl Session {
         if recorder.due_in().is_some_and(|due| due.is_zero()) {
             written = recorder.flush(self.live.totals());
         }
-        if recorder.wants_snapshot() {
+        if recorder.wants_snapshot() && self.backlog.is_empty() {
             let world = &self.stages.world;
             written = written.and(recorder.snapshot(world.now().pos, |out| checkpoint(world, out)));
         }

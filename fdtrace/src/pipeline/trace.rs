@@ -149,7 +149,7 @@ impl Session {
                 let error = anyhow::anyhow!("the kernel did not finish listing the open descriptors in 30 s");
                 return Err(Failure::cannot_observe(error));
             }
-            self.live.wait().await.map_err(Failure::cannot_observe)?;
+            self.wait().await.map_err(Failure::cannot_observe)?;
         }
     }
 
@@ -234,8 +234,10 @@ impl Session {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Stop::Asked);
             }
+            let to_write = self.recorder.as_ref().and_then(Recorder::must_wake);
+            let to_look = self.pythons.due();
             tokio::select! {
-                waited = self.live.wait() => waited.map_err(Failure::cannot_observe)?,
+                waited = self.wait() => waited.map_err(Failure::cannot_observe)?,
                 asked = signals.next() => {
                     // A key pressed at the terminal reaches the command too, and it is for it to decide.
                     let for_command = asked.from_terminal && command.is_some() && ended.is_none();
@@ -244,8 +246,8 @@ impl Session {
                     }
                 }
                 () = sleep_until(deadline) => {}
-                () = sleep_for(self.recorder.as_ref().and_then(Recorder::must_wake)) => {}
-                () = sleep_until(self.pythons.due()) => {}
+                () = sleep_for(to_write) => {}
+                () = sleep_until(to_look) => {}
             }
             // Time passes for the rules even if nothing happens.
             if self.live.traced().is_empty() {
@@ -259,11 +261,15 @@ impl Session {
     fn take_in_the_rest(&mut self) -> Totals {
         let patience = Instant::now() + LAST_RECORDS;
         loop {
+            if self.backlog.room() == 0 {
+                self.judge(None);
+            }
             if self.take_in() > 0 {
                 continue;
             }
             let totals = self.live.totals();
             if totals.produced == totals.captured + totals.lost() || Instant::now() >= patience {
+                self.judge(None);
                 return totals;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -279,6 +285,7 @@ impl Session {
         }
         let totals = self.take_in_the_rest();
         self.pass_time();
+        self.judge(None);
         self.stages.finish(&mut self.news);
         self.publish();
         if let (count, Some(error)) = &self.stages.undecodable {

@@ -3,7 +3,7 @@
 use super::{Case, sys};
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("shared-stream", talk_in_turns, hand_over),
+    Case::new("shared-stream", talk_in_turns, write_or_read),
     Case::new("shared-offset", write_in_turns, write_at_places),
     Case::new("shared-flags", blocking_no_more, blocking_again),
     Case::new("posix-lock-dropped", locked_by_process, locked_by_description),
@@ -34,23 +34,39 @@ fn in_turns(ours: impl Fn(i64), theirs: impl Fn(i64)) {
     sys::wait(child);
 }
 
+/// A connection from whose other end enough has come for everybody.
+fn conversation() -> i32 {
+    let (socket, peer) = sys::socket_pair();
+    for _ in 0..2 * TURNS {
+        sys::write(peer);
+    }
+    socket
+}
+
+/// Both ask, and then both take an answer.
 fn talk_in_turns() {
-    let (socket, _peer) = sys::socket_pair();
-    let talk = |_| {
-        sys::write(socket);
+    let socket = conversation();
+    let talk = |turn| {
+        if turn % 2 == 0 {
+            sys::write(socket)
+        } else {
+            sys::read(socket)
+        };
     };
     in_turns(talk, talk);
 }
 
-fn hand_over() {
-    let (socket, _peer) = sys::socket_pair();
+/// After the first words one side only writes, and the other one only reads.
+fn write_or_read() {
+    let socket = conversation();
     sys::write(socket);
-    in_turns(
-        |_| (),
-        |_| {
-            sys::write(socket);
-        },
-    );
+    let write = |_| {
+        sys::write(socket);
+    };
+    let read = |_| {
+        sys::read(socket);
+    };
+    in_turns(write, read);
 }
 
 fn write_in_turns() {

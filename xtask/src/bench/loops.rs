@@ -81,6 +81,9 @@ fn one(bench: &Bench, kind: &str, count: u64) -> Result<Table> {
             "median_ns": way.wall.median(), "ratio": ratio, "cpu_ratio": cpu });
         table.row(&cells, data);
     }
+    for peer in PEERS.iter().filter(|peer| !peer.remark.is_empty() && !missing.contains(&peer.name)) {
+        table.note(format!("{}: {}.", peer.name, peer.remark));
+    }
     if !missing.is_empty() {
         table.note(format!("Not installed: {}.", missing.join(", ")));
     }

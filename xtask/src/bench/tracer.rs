@@ -248,32 +248,45 @@ pub struct Peer {
     arguments: &'static [&'static str],
     /// How many times fewer iterations it is given.
     pub slower: u64,
+    /// What has to be known of its figures.
+    pub remark: &'static str,
 }
 
-pub const PEERS: [Peer; 7] = [
+pub const PEERS: [Peer; 8] = [
     Peer {
         name: "strace, seccomp",
         program: "strace",
         arguments: &["-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e", "trace=%desc"],
         slower: 20,
+        remark: "",
     },
     Peer {
         name: "strace",
         program: "strace",
         arguments: &["-f", "-qq", "-o", "/dev/null", "-e", "trace=%desc"],
         slower: 20,
+        remark: "",
     },
     Peer {
         name: "strace -k",
         program: "strace",
         arguments: &["-f", "-k", "-qq", "-o", "/dev/null", "-e", "trace=%desc"],
         slower: 500,
+        remark: "",
     },
     Peer {
         name: "perf trace",
         program: "perf",
         arguments: &["trace", "-o", "/dev/null", "-e", "openat,close,socketpair,epoll_ctl"],
         slower: 50,
+        remark: "",
+    },
+    Peer {
+        name: "perf trace, stacks",
+        program: "perf",
+        arguments: &["trace", "--call-graph", "dwarf", "-o", "/dev/null", "-e", "openat,close,socketpair,epoll_ctl"],
+        slower: 200,
+        remark: "its ring is full most of the time, and what finds no room is lost: it says `LOST n events`",
     },
     Peer {
         name: "bpftrace",
@@ -287,18 +300,21 @@ pub const PEERS: [Peer; 7] = [
             "-c",
         ],
         slower: 20,
+        remark: "",
     },
     Peer {
         name: "valgrind --track-fds",
         program: "valgrind",
         arguments: &["--tool=none", "-q", "--track-fds=yes", "--log-file=/dev/null"],
         slower: 5,
+        remark: "",
     },
     Peer {
         name: "ltrace",
         program: "ltrace",
         arguments: &["-f", "-o", "/dev/null", "-e", "open64+close+socketpair+epoll_ctl"],
         slower: 200,
+        remark: "",
     },
 ];
 

@@ -9,12 +9,15 @@ pub(super) const RULES: &[RuleText] = &[
         title: "two processes talk over one connection at the same time",
         definition: "A connection was open when the process forked, and both sides use it. Requests mix, each reads answers meant for the other, \
             TLS breaks down with a bad record. Typical for a database connection that was opened before the workers were forked.",
-        proof: "Proven by file and table identity: reads or writes on one description of a connected stream socket or terminal from two live \
-            tables, alternating at least twice (A, B, A, B). Possible if on a socket A wrote, B wrote, and A read, with both alive: the \
-            questions crossed before the first answer was taken.",
+        proof: "Proven by file and table identity: two live tables read and write one description of a stream socket, alternating at least twice \
+            (A, B, A, B), and their questions cross: A asked, B asked before A had its answer, and both took an answer then. Every use is seen for \
+            that, which is so for the first ones behind a fork. Likely if both ask and take answers in turns and no crossing was seen. Possible \
+            if both write and only one reads; or if they did not go on after the questions crossed.",
         look_alikes: &[
             "one side hands over to the other and stays away (A, B): servers that fork for each client",
             "A, B, A in any other way: sshd with its separated privileges",
+            "one process writes and the other one reads",
+            "workers that take jobs from one stream in turn, and tell what came of them: they begin with a read",
             "pipes with several writers or readers, eventfds, logs, listening sockets: made to be shared",
         ],
         advice: "open connections after the fork, one for each process; in the child drop inherited ones without saying goodbye on them",

@@ -215,13 +215,15 @@ impl Live {
         self.traced.keys().filter_map(Result::ok).collect()
     }
 
-    /// Passes on every record there is, in order, with its position. Returns how many came from the ring.
-    pub fn drain(&mut self, mut out: impl FnMut(u64, &[u8])) -> usize {
+    /// Passes on the records there are, in order, each with its position, until `most` bytes have been taken out of the ring.
+    /// Returns how many came from there.
+    pub fn drain(&mut self, most: usize, mut out: impl FnMut(u64, &[u8])) -> usize {
         for record in std::mem::take(&mut self.queued) {
             out(self.pos, &record);
         }
         let mut count = 0;
-        loop {
+        let until = self.pos.saturating_add(most as u64);
+        while self.pos < until {
             let (pos, lost) = {
                 let Some(item) = self.ring.get_mut().next() else { break };
                 let header = wire::read::<Header>(&item).map(|(header, _)| header).unwrap_or_default();

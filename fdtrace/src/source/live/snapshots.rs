@@ -98,7 +98,7 @@ impl Live {
         self.snapshots.begin(Some(me))?;
         read_to_end(&mut self.iterator()?).context("the kernel's descriptor iterator failed")?;
         let mut learned = Vec::new();
-        self.drain(|_, bytes| {
+        self.drain(usize::MAX, |_, bytes| {
             if let Some((row, _)) = wire::read::<wire::SnapRow>(bytes)
                 && row.header.kind == kind::SNAP_ROW
                 && let Some(name) = kinds::name_of(&examples, row.fd)

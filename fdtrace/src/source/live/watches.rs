@@ -12,7 +12,7 @@ use super::word::Word;
 const WATCHED_FILES: usize = 16_384;
 
 pub struct Watches {
-    map: HashMap<MapData, u64, [u32; 2]>,
+    map: HashMap<MapData, u64, [u32; 4]>,
     numbers: Word,
     /// The slots in the map, by process.
     slots: BTreeSet<(u32, u32)>,
@@ -21,7 +21,7 @@ pub struct Watches {
 }
 
 impl Watches {
-    pub fn new(map: HashMap<MapData, u64, [u32; 2]>, numbers: Word) -> Self {
+    pub fn new(map: HashMap<MapData, u64, [u32; 4]>, numbers: Word) -> Self {
         Self { map, numbers, slots: BTreeSet::new(), files: VecDeque::new() }
     }
 
@@ -29,13 +29,12 @@ impl Watches {
     pub fn slot(&mut self, tgid: u32, fd: i32, times: u32) -> Result<()> {
         let Some(number) = self.mark(fd)? else { return Ok(()) };
         self.slots.insert((tgid, number));
-        let watch = [times, wire::Watch::EVERY];
-        self.map.insert(wire::watch_key(tgid, number), watch, 0).context("cannot watch the slot")
+        self.map.insert(wire::watch_key(tgid, number), [times, times, 0, 0], 0).context("cannot watch the slot")
     }
 
-    /// Has uses of a file reported, at most `times`, whenever another process than the last one makes them. `fd` is a number
-    /// that it has; under others of which nobody has told it is not seen.
-    pub fn file(&mut self, file: u64, fd: i32, times: u32) -> Result<()> {
+    /// Has uses of a file reported, at most `times`: the next `every`, and then whenever another process than the last one
+    /// makes them. `fd` is a number that it has; under others of which nobody has told it is not seen.
+    pub fn file(&mut self, file: u64, fd: i32, times: u32, every: u32) -> Result<()> {
         if file == 0 || self.mark(fd)?.is_none() {
             return Ok(());
         }
@@ -49,7 +48,9 @@ impl Watches {
         {
             log::debug!("cannot stop watching a file: {error}");
         }
-        self.map.insert(file, [times, 0], 0).context("cannot watch the file")
+        // The kernel side may have begun by itself, at a fork of which we have not read yet.
+        let begun = self.map.get(&file, 0).map_or(0, |[_, every, ..]| every);
+        self.map.insert(file, [times, every.max(begun), 0, 0], 0).context("cannot watch the file")
     }
 
     /// Marks a number as one that is worth a look-up.
