@@ -4,6 +4,7 @@
 
 use std::{
     fs::File,
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -53,8 +54,13 @@ fn killed_at_any_moment_it_leaves_a_good_file() {
         let file = scratch.path("x.fdt");
         let mut fdtrace = Command::new(FDTRACE);
         fdtrace.arg("-o").arg(&file).args(["--json", "/dev/null", "--", "python3"]).arg(&script).arg("10000000");
-        let mut child =
-            fdtrace.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+        let mut child = fdtrace
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
         // Every fourth is killed at any moment of its start, the others when they are at work.
         if round % 4 != 3 {
             let at_work = || std::fs::metadata(&file).is_ok_and(|about| about.len() > AT_WORK);
@@ -66,6 +72,9 @@ fn killed_at_any_moment_it_leaves_a_good_file() {
         let killed = clock::boot_ns();
         child.kill().expect("killed");
         child.wait().expect("gone");
+        // The program goes on without it, as it should, and is of no use to the next round.
+        // SAFETY: plain numbers. The group is ours: it has the number of its first process.
+        unsafe { libc::kill(-child.id().cast_signed(), libc::SIGKILL) };
         if std::fs::metadata(&file).map_or(0, |about| about.len()) == 0 {
             let _ = std::fs::remove_file(&file);
             continue;
