@@ -1,4 +1,5 @@
-//! What call sites say of a suspicion: the last word on a `stale-close` that rests on the history of a slot.
+//! What call sites say of a suspicion: the last word on a `stale-close` that rests on the history of a slot, and on who is to
+//! blame for a `use-after-close`.
 //!
 //! History alone cannot tell a close that took the number from its owner from a use that came after the owner's own close:
 //! the calls are the same. Frames can. They have names only once files were read, so this is asked of a finding when it
@@ -9,8 +10,11 @@
 //! * *Withdrawn*: this generation was opened by the type that closed it, or by the very function that closed it, and the
 //!   earlier generation was another's business: so it was closed by its owner, and used once too often.
 //! * Otherwise it stays *possible*: nothing contradicts.
+//!
+//! A function that opens a file, reads it and closes it seldom gives the number to anybody. Who uses that number later, from
+//! elsewhere, most often meant an earlier generation, and the function was there by chance: it is not called the culprit.
 
-use super::finding::{Act, Confidence, Finding, Frame, Name, Verb};
+use super::finding::{Act, Confidence, Finding, Frame, Name, Role, Verb};
 
 /// Code that opens a descriptor into an object, and code that closes it from there. Parts of function names.
 struct Family {
@@ -80,6 +84,10 @@ enum Verdict {
 
 /// Weighs a finding whose frames have been named. `false`: it is not to be told.
 pub fn weigh(finding: &mut Finding) -> bool {
+    if finding.rule == "use-after-close" {
+        absolve(finding);
+        return true;
+    }
     if finding.rule != "stale-close" || finding.confidence != Confidence::Possible || finding.root_cause.is_none() {
         return true;
     }
@@ -94,6 +102,26 @@ pub fn weigh(finding: &mut Finding) -> bool {
         Some(Verdict::Possible) | None => true,
         Some(Verdict::Withdrawn) => false,
     }
+}
+
+/// Who closed what it had opened itself is not called the culprit, if another generation may have been meant.
+fn absolve(finding: &mut Finding) {
+    if finding.generation.is_none_or(|number| number <= 1) {
+        return;
+    }
+    let Some(closer) = &finding.culprit else { return };
+    let opener = finding.timeline.iter().find(|act| act.generation == closer.generation && begins(act.verb));
+    let (Some(opener), Some(victim), Some(home)) = (opener, &finding.victim, home(closer)) else { return };
+    let inside = frames(victim).any(|frame| frame.function == home.function && frame.file == home.file);
+    if opener.tid != closer.tid || !is_home(opener, home) || inside || closer.who.owner.is_some() {
+        return;
+    }
+    for line in finding.timeline.iter_mut().filter(|line| line.role == Some(Role::Culprit)) {
+        line.role = None;
+        line.remark =
+            Some("closed by the function that had opened it: an earlier generation may have been meant".to_owned());
+    }
+    finding.culprit = None;
 }
 
 fn verdict(finding: &Finding) -> Option<Verdict> {

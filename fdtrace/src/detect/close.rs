@@ -149,7 +149,7 @@ struct Dead {
 
 fn dead(met: Met, by: &Stamp, world: &World, incidents: &mut Incidents) -> Option<Dead> {
     let table = world.tables.get(&met.slot.table)?;
-    let bound = by.part.by.as_ref().map(|(_, bound)| *bound);
+    let bound = by.owner_of(met.slot.fd).map(|(_, bound)| bound);
     let shared = table.tasks().len() > 1;
     let Some(life) = world.slot(met.slot)?.life(met.number) else {
         // It ended, for there were later ones. Of those nobody has done anything to it.
@@ -195,7 +195,7 @@ fn dead(met: Met, by: &Stamp, world: &World, incidents: &mut Incidents) -> Optio
 /// The generation that a call was meant for: the one that its owner was bound to, if that is known. Even if that one is
 /// forgotten: who closed a later one is a bystander.
 fn meant(met: Met, by: &Stamp) -> Met {
-    by.part.by.as_ref().map_or(met, |(_, bound)| Met { number: *bound, certain: true, ..met })
+    by.owner_of(met.slot.fd).map_or(met, |(_, number)| Met { number, certain: true, ..met })
 }
 
 fn double_close(met: Met, by: &Rc<Stamp>, world: &World, incidents: &mut Incidents) -> Option<Finding> {

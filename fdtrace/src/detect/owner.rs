@@ -54,8 +54,8 @@ impl Rules {
                 if by.sys.is_some_and(|sys| sys.name == "close") =>
             {
                 let run = self.run(by.tid, slot.fd);
-                if let Some((owner, bound)) = by.part.by.as_ref().filter(|(_, bound)| bound < number) {
-                    out.findings.push(stale_close(*slot, *number, *bound, owner, by, world, out.incidents));
+                if let Some((owner, bound)) = by.owner_of(slot.fd).filter(|(_, bound)| bound < number) {
+                    out.findings.push(stale_close(*slot, *number, bound, owner, by, world, out.incidents));
                 } else if let Some(owner) = &by.part.against
                     && run < CLEAN_UP
                 {
@@ -63,10 +63,10 @@ impl Rules {
                 }
             }
             Change::Used { slot, number, by } if by.ret >= 0 => {
-                if let Some((owner, bound)) = by.part.by.as_ref().filter(|(_, bound)| bound < number)
+                if let Some((owner, bound)) = by.owner_of(slot.fd).filter(|(_, bound)| bound < number)
                     && self.used.insert((*slot, *number, owner.object))
                 {
-                    out.findings.push(stale_use(*slot, *number, *bound, owner, by, world, out.incidents));
+                    out.findings.push(stale_use(*slot, *number, bound, owner, by, world, out.incidents));
                 }
             }
             Change::Installed { by, .. } => {

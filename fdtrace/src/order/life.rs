@@ -5,7 +5,10 @@ use std::rc::Rc;
 use crate::{
     event::{Interval, Moment},
     syscalls::Syscall,
-    who::{owner::Part, sighting::Sighting},
+    who::{
+        owner::{Owner, Part},
+        sighting::Sighting,
+    },
 };
 
 /// Who did something, and when. Shared by everything that remembers it.
@@ -29,6 +32,13 @@ impl Stamp {
     /// It was a call of this name.
     pub fn is(&self, name: &str) -> bool {
         self.sys.is_some_and(|sys| sys.name == name)
+    }
+
+    /// The object behind the call, if `fd` is the number that it was looked for, and the generation that it is bound to. A
+    /// call may be about two: `epoll_ctl` is made by who owns the instance, not by who owns what is registered there.
+    pub fn owner_of(&self, fd: i32) -> Option<(&Rc<Owner>, u32)> {
+        let about = self.sys?.fd_args(&self.args).next()?;
+        self.part.by.as_ref().filter(|_| about == fd).map(|(owner, bound)| (owner, *bound))
     }
 
     /// The error number, if it failed.

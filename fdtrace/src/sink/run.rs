@@ -98,17 +98,22 @@ pub struct FindingCounts {
 
 impl FindingCounts {
     pub fn add(&mut self, finding: &Finding) {
-        self.total += 1;
+        self.add_equal(finding, 1);
+    }
+
+    /// The same for as many that are equal.
+    pub fn add_equal(&mut self, finding: &Finding, count: u64) {
+        self.total += count;
         *match finding.confidence {
             Confidence::Proven => &mut self.proven,
             Confidence::Likely => &mut self.likely,
             Confidence::Possible => &mut self.possible,
-        } += 1;
+        } += count;
         *match finding.severity {
             Severity::High => &mut self.high,
             Severity::Medium => &mut self.medium,
             Severity::Note => &mut self.note,
-        } += 1;
+        } += count;
         self.incidents.insert(finding.incident);
         if finding.severity > Severity::Note {
             self.surest = self.surest.max(Some(finding.confidence));
@@ -118,6 +123,22 @@ impl FindingCounts {
     /// Is there a finding at least as sure as this? Notes do not count: they are not told either.
     pub fn reach(&self, level: Confidence) -> bool {
         self.surest >= Some(level)
+    }
+
+    /// Without those that `other` counts; of an incident that has more than those, its findings only.
+    pub fn without(&self, other: &Self, told: impl Fn(u64) -> bool) -> Self {
+        let incidents = self.incidents.iter().filter(|number| !other.incidents.contains(number) || told(**number));
+        Self {
+            total: self.total.saturating_sub(other.total),
+            proven: self.proven.saturating_sub(other.proven),
+            likely: self.likely.saturating_sub(other.likely),
+            possible: self.possible.saturating_sub(other.possible),
+            high: self.high.saturating_sub(other.high),
+            medium: self.medium.saturating_sub(other.medium),
+            note: self.note.saturating_sub(other.note),
+            incidents: incidents.copied().collect(),
+            surest: self.surest,
+        }
     }
 
     /// Root causes: findings that share one are counted once.

@@ -2,6 +2,7 @@
 //! `cargo test -p fdtrace --test live -- --ignored --test-threads=1`.
 
 mod attach;
+mod blame;
 mod blog;
 mod ending;
 mod fork;

@@ -55,6 +55,39 @@ fn a_destructor_of_what_the_earlier_generation_was() {
     assert_eq!(told([&pair, &raw, &pair, &drop_stream]), Some(Confidence::Possible));
 }
 
+/// Opened, closed, used; by these functions. Who is to blame for the use?
+fn blamed(number: u32, stacks: [&[&str]; 3]) -> bool {
+    let [opener, closer, user] = stacks;
+    let timeline = vec![
+        at(act(0, 3, number, Verb::Opened, "openat"), number, opener),
+        at(act(1, 3, number, Verb::Closed, "close"), number, closer).with_role(Role::Culprit, "it"),
+        at(act(2, 3, number, Verb::Used, "write"), number, user).with_role(Role::Victim, "found it closed"),
+    ];
+    let base = finding("use-after-close", Confidence::Proven, "", timeline.clone());
+    let mut finding = Finding {
+        culprit: Some(timeline[1].clone()),
+        victim: Some(timeline[2].clone()),
+        generation: Some(number),
+        ..base
+    };
+    assert!(weigh(&mut finding));
+    assert_eq!(finding.culprit.is_some(), finding.timeline[1].role.is_some());
+    finding.culprit.is_some()
+}
+
+#[test]
+fn who_closes_what_it_opened_for_a_moment_is_not_to_blame() {
+    let [load, unload, log] = [["open", "load", "main"], ["close", "load", "main"], ["write", "log", "main"]];
+    assert!(!blamed(7, [&load, &unload, &log]));
+    // There is no other that could have been meant.
+    assert!(blamed(1, [&load, &unload, &log]));
+    // It gave the number on, and closed it too early.
+    assert!(blamed(7, [&load, &unload, &["write", "log", "load"]]));
+    assert!(blamed(7, [&load, &["close", "unload", "main"], &log]));
+    assert!(blamed(7, [&["open", "main", ""], &["close", "main", ""], &log]));
+    assert!(blamed(7, [&[], &[], &log]));
+}
+
 #[test]
 fn libraries_that_open_and_close() {
     let (fopen, fclose) = (["open64", "_IO_new_fopen", "main"], ["close", "_IO_new_fclose", "main"]);

@@ -10,7 +10,9 @@ pub(super) const RULES: &[RuleText] = &[
         definition: "A read, write, send, accept, wait or the like was made on a number that had been open and is closed. The \
             error shows where the program stumbles and not who closed the number; the report does. It is the best single sign \
             of a lifetime bug: in half a million system calls of healthy programs it did not occur once.",
-        proof: "Proven by the history of the slot: a life that ended, none after it, an EBADF. The close that ended it is named.",
+        proof: "Proven by the history of the slot: a life that ended, none after it, an EBADF. The close that ended it is named as \
+            the culprit; not so where the function that closed the number had opened it too, and there were earlier generations: then one of those \
+            may have been meant, and it was there by chance.",
         look_alikes: &[
             "probes that ask whether a number is open: `fcntl(F_GETFD)`, `F_SETFD`, `fstat`",
             "numbers that were never open, such as -1",

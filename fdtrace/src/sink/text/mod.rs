@@ -18,7 +18,7 @@ use std::{
 };
 
 use super::{
-    Sink,
+    FindingCounts, Sink,
     run::{Loss, RunMeta, Summary},
 };
 use crate::detect::finding::Finding;
@@ -80,7 +80,7 @@ pub struct TextSink<R: Write, E: Write> {
     told: HashMap<u64, &'static str>,
     /// What was told, and how often it came again.
     known: HashMap<Shape, Known>,
-    notes_not_told: u64,
+    notes_not_told: FindingCounts,
 }
 
 struct Known {
@@ -102,7 +102,7 @@ impl<R: Write, E: Write> TextSink<R, E> {
             open: BTreeMap::new(),
             told: HashMap::new(),
             known: HashMap::new(),
-            notes_not_told: 0,
+            notes_not_told: FindingCounts::default(),
         }
     }
 
@@ -126,10 +126,11 @@ impl<R: Write, E: Write> TextSink<R, E> {
         let Some(incident) = self.open.remove(&number) else {
             return Ok(());
         };
-        let count = |incident: &Incident| incident.findings.values().map(|folded| folded.count).sum::<u64>();
         // A sequel made of notes still explains something that was told.
         if !incident.matters() && incident.follows.is_none() && !self.options.notes {
-            self.notes_not_told += count(&incident);
+            for folded in incident.findings.values() {
+                self.notes_not_told.add_equal(&folded.finding, folded.count);
+            }
             return Ok(());
         }
         let Some(rule) = incident.ranked().map(|(head, _)| head.finding.rule) else {
@@ -218,9 +219,8 @@ impl<R: Write, E: Write> TextSink<R, E> {
     }
 
     fn last_line(&self, summary: &Summary) -> String {
-        let found = &summary.findings;
-        let told = found.total.saturating_sub(self.notes_not_told);
-        let mut text = match told {
+        let found = summary.findings.without(&self.notes_not_told, |incident| self.told.contains_key(&incident));
+        let mut text = match found.total {
             0 if summary.lost > 0 => "no findings, but events are missing".to_owned(),
             0 => "no findings".to_owned(),
             _ => {
@@ -233,8 +233,8 @@ impl<R: Write, E: Write> TextSink<R, E> {
                 format!("{findings} in {incidents} ({levels})")
             }
         };
-        if self.notes_not_told > 0 {
-            text.push_str(&format!(", {} not shown", words::count(self.notes_not_told, "note")));
+        if self.notes_not_told.total > 0 {
+            text.push_str(&format!(", {} not shown", words::count(self.notes_not_told.total, "note")));
         }
         text.push_str(&format!(
             "; events {}, lost {}",

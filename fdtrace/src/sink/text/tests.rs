@@ -266,6 +266,9 @@ fn notes_are_told_only_with_what_they_explain() {
     assert_eq!(report, "");
     assert_eq!(remarks, "fdtrace: no findings, 1 note not shown; events 12,345, lost 0, uncertain 0 s\n");
 
+    let (_, remarks) = told(wide(80), &[note.clone(), stale_close()]);
+    assert!(remarks.starts_with("fdtrace: 1 finding in 1 incident (1 proven), 1 note not shown;"), "{remarks}");
+
     let (report, _) = told(TextOptions { notes: true, ..wide(80) }, &findings);
     assert!(report.starts_with("note[double-close]"));
 
