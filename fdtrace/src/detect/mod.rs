@@ -10,6 +10,7 @@ mod conversation;
 mod epoll;
 pub(crate) mod evidence;
 pub mod finding;
+mod flags;
 mod inherit;
 mod interest;
 mod leak;
@@ -111,6 +112,7 @@ pub struct Detector {
     leak: leak::Rules,
     inherit: inherit::Rules,
     share: share::Rules,
+    flags: flags::Rules,
     lock: lock::Rules,
     no_socket: no_socket::Rules,
 }
@@ -137,6 +139,7 @@ impl Detector {
         self.leak.on(change, world, &mut out);
         self.inherit.on(change, world, &mut out);
         self.share.on(change, world, &mut out);
+        self.flags.on(change, world, &mut out);
         self.lock.on(change, world, &mut out);
         self.no_socket.on(change, world, &mut out);
         settle(&mut findings[known..], world);

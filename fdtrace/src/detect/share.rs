@@ -1,4 +1,4 @@
-//! One description in two hands: `shared-stream`, `shared-offset`, `shared-flags`.
+//! One description in two hands: `shared-stream`, `shared-offset`.
 //!
 //! Which process uses a descriptor is not reported unasked. When a fork copies one of the kinds below, the kernel side is
 //! asked to tell whenever another process than the last one uses it: turns are seen, and long monologues cost nothing.
@@ -13,9 +13,6 @@
 //!   program since.
 //! * `shared-offset`: the same for reads, writes and seeks that move the offset of one regular file without `O_APPEND`.
 //!   *Look-alikes.* `pread`, logs, a shell and its children on the standard streams.
-//! * `shared-flags`: one side set `O_NONBLOCK` on a file that was blocking, and another side, which never did, got `EAGAIN`;
-//!   pipes and terminals too. *Look-alikes.* Descriptions in an event loop's hands; flags that are put back; flags that
-//!   were there before.
 
 use std::{collections::BTreeSet, rc::Rc};
 
@@ -46,8 +43,6 @@ const REMEMBERED: usize = 16_384;
 const SOCK_STREAM: u16 = 1;
 const SOCK_SEQPACKET: u16 = 5;
 const O_APPEND: u32 = 0o2000;
-const O_NONBLOCK: u32 = 0o4000;
-const EAGAIN: i32 = 11;
 
 #[derive(Debug, Default)]
 pub(super) struct Rules {
@@ -65,9 +60,6 @@ struct Shared {
     conversation: Conversation,
     /// What is told unless the turns go on, and tell more.
     waiting: Option<Finding>,
-    /// Who made it non-blocking.
-    nonblocking: Option<(TableId, Rc<Stamp>)>,
-    flags_told: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -117,7 +109,6 @@ impl Rules {
                 out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: Watch::TURNS, every });
             }
             Change::Used { slot, number, by } if !self.shared.is_empty() => self.used(*slot, *number, by, world, out),
-            Change::FlagsSet { slot, flags, before, by, .. } => self.flags_set(*slot, *flags, *before, by, world, out),
             // Whoever runs another program uses what it was given, on purpose.
             Change::Execed { process } if !self.shared.is_empty() => {
                 let Some(table) = world.table_of_process(*process) else { return };
@@ -126,7 +117,7 @@ impl Rules {
                 }
             }
             Change::TableDied { .. } => self.shared.retain(|_, shared| {
-                let lasts = shared.nonblocking.is_some() && !shared.flags_told || shared.conversation.is_open();
+                let lasts = shared.conversation.is_open();
                 let kept = shared.description.holders.get() > u32::from(!lasts);
                 if !kept {
                     out.findings.extend(shared.waiting.take());
@@ -154,47 +145,10 @@ impl Rules {
         out.findings.extend(left);
     }
 
-    fn flags_set(
-        &mut self,
-        slot: SlotId,
-        flags: u32,
-        before: Option<u32>,
-        by: &Rc<Stamp>,
-        world: &World,
-        out: &mut Out<'_>,
-    ) {
-        let Some(live) = world.slot(slot).and_then(|slot| slot.live()) else { return };
-        let description = &live.data.description;
-        let changes = flags & O_NONBLOCK != 0 && before.is_some_and(|before| before & O_NONBLOCK == 0);
-        if !self.shared.contains_key(&description.serial) {
-            let may_wait = matches!(description.kind(), Kind::Socket { .. } | Kind::Pipe | Kind::CharDevice);
-            if !changes || !may_wait || description.holders.get() < 2 || self.shared.len() >= REMEMBERED {
-                return;
-            }
-            self.shared.insert(description.serial, Shared::new(description));
-        }
-        let Some(shared) = self.shared.get_mut(&description.serial) else { return };
-        match &shared.nonblocking {
-            // It was so before: whoever asks for it once more agrees.
-            _ if flags & O_NONBLOCK != 0 && !changes => {
-                shared.nonblocking.take_if(|(setter, _)| *setter != slot.table);
-            }
-            _ => {
-                shared.nonblocking = changes.then(|| (slot.table, Rc::clone(by)));
-                if changes {
-                    out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: Watch::TURNS, every: 0 });
-                }
-            }
-        }
-    }
-
     fn used(&mut self, slot: SlotId, number: u32, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {
         let Some(life) = world.slot(slot).and_then(|slot| slot.life(number)) else { return };
         let Some(shared) = self.shared.get_mut(&life.data.description.serial) else { return };
         let call = by.sys.map_or("", |sys| sys.name);
-        if by.errno() == Some(EAGAIN) && moves(call) {
-            eagain(shared, slot, number, by, world, out);
-        }
         if shared.told
             || !matters(&shared.description)
             || by.ret <= 0
@@ -293,8 +247,6 @@ impl Shared {
             conversation: Conversation::default(),
             told: false,
             waiting: None,
-            nonblocking: None,
-            flags_told: false,
         }
     }
 }
@@ -317,7 +269,7 @@ fn is_write(call: &str) -> bool {
 }
 
 /// Takes from a stream, adds to it, or moves an offset.
-fn moves(call: &str) -> bool {
+pub(super) fn moves(call: &str) -> bool {
     is_write(call) || matches!(call, "read" | "readv" | "recvfrom" | "recvmsg" | "recvmmsg" | "splice" | "lseek")
 }
 
@@ -370,7 +322,12 @@ fn interleaved(
     let message = if is_file {
         format!("{a} and {b} move the offset of {what} in turns: each read or write of one moves it for the other")
     } else {
-        format!("{a} and {b} talk over the same {what} in turns: what is meant for one reaches the other")
+        let harm = if turns.iter().all(|turn| asks(turn)) {
+            "what they send may mix"
+        } else {
+            "what is meant for one reaches the other"
+        };
+        format!("{a} and {b} talk over the same {what} in turns: {harm}")
     };
     let (pid, fd, number) = (&turns[victim].by, turns[victim].slot.fd, turns[victim].number);
     let incident = incidents.number(Cause::Description(description.serial));
@@ -386,37 +343,4 @@ fn interleaved(
         complete,
         ..base
     })
-}
-
-/// A call found nothing ready, and would have waited had nobody touched the flags.
-fn eagain(shared: &mut Shared, slot: SlotId, number: u32, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {
-    let Some((setter, set)) = &shared.nonblocking else { return };
-    if *setter == slot.table || shared.flags_told || shared.description.watched.get() > 0 {
-        return;
-    }
-    shared.flags_told = true;
-    let description = &shared.description;
-    let complete = world.tables.get(&slot.table).is_some_and(|table| table.complete_since(set.at.exit.time));
-    let mut culprit = act(set, crate::syscalls::fd(set.args[0]), Verb::Modified)
-        .with_role(Role::Culprit, "made it non-blocking for everybody");
-    culprit.object = object(description);
-    let mut victim =
-        act(by, slot.fd, Verb::Used).of_generation(number).with_role(Role::Victim, "did not ask for EAGAIN");
-    victim.object = object(description);
-    let incident = out.incidents.number(Cause::Description(description.serial));
-    out.findings.push(Finding {
-        confidence: if complete { Confidence::Proven } else { Confidence::Possible },
-        generation: Some(number),
-        message: format!(
-            "{} set O_NONBLOCK on {}, which {} uses too and got EAGAIN from",
-            evidence::shown_process(world, set.tgid),
-            evidence::shown(description),
-            evidence::shown_process(world, by.tgid)
-        ),
-        timeline: vec![culprit.clone(), victim.clone()],
-        culprit: Some(culprit),
-        victim: Some(victim),
-        complete,
-        ..evidence::finding("shared-flags", incident, by, slot.fd, world)
-    });
 }
