@@ -19,6 +19,8 @@ pub struct Description {
     pub file: u64,
     /// Set once it is known: a listing at fork gives the address only, and the call that made it may return later.
     pub(super) details: OnceCell<Details>,
+    /// The same with the path, where a reading of the table came first, which has none.
+    pub(super) named: OnceCell<Details>,
     /// Live slots, in all tables that we see, that refer to it.
     pub holders: Cell<u32>,
     /// Epoll entries that watch it.
@@ -147,7 +149,7 @@ impl Details {
 
 impl Description {
     pub fn details(&self) -> Option<&Details> {
-        self.details.get()
+        self.named.get().or_else(|| self.details.get())
     }
 
     pub fn kind(&self) -> Kind {
@@ -157,7 +159,12 @@ impl Description {
     /// Tells what it is, unless that is known already.
     pub fn explain(&self, details: Details) {
         // Whoever came first saw it closer to its birth.
-        let _ = self.details.set(details);
+        if let Err(details) = self.details.set(details)
+            && details.path.is_some()
+            && self.details().is_some_and(|known| known.path.is_none() && known.is_of(&details.info))
+        {
+            let _ = self.named.set(details);
+        }
     }
 
     /// Which slots hold it is not settled.

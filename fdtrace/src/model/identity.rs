@@ -62,7 +62,8 @@ impl Identities {
         self.next += 1;
         let details = details.map_or_else(OnceCell::new, OnceCell::from);
         let cell = || Cell::new(0);
-        Rc::new(Description { serial, file, details, holders: cell(), watched: cell(), doubted: Cell::new(false) })
+        let (named, doubted) = (OnceCell::new(), Cell::new(false));
+        Rc::new(Description { serial, file, details, named, holders: cell(), watched: cell(), doubted })
     }
 
     /// A slot's occupant changed, from one address to another; 0: nobody, or not seen.

@@ -186,6 +186,21 @@ fn a_reading_does_not_speak_for_what_was_touched_meanwhile() {
 }
 
 #[test]
+fn an_open_that_is_read_before_it_returns_has_its_path_all_the_same() {
+    let mut bench = Bench::new();
+    bench.read(3, &[(4, 0xa0)]);
+    let path = |bench: &Bench| {
+        let description = Rc::clone(&bench.slot_in(TABLE, 4).live().expect("it is open").data.description);
+        description.details().and_then(|details| details.path.as_ref().map(|path| path.bytes.to_vec()))
+    };
+    assert_eq!(path(&bench), None);
+    let given = Some(crate::event::Path { bytes: (*b"/etc/hosts").into(), truncated: false });
+    let install = Install { fd: 4, file: file(0xa0), cloexec: false, source: Source::New, path: given, looked: 9 };
+    bench.call("openat", at(1, 9), 4, Effect::Install(install));
+    assert_eq!(path(&bench).as_deref(), Some(&b"/etc/hosts"[..]));
+}
+
+#[test]
 fn another_file_at_the_same_address_is_no_doubt() {
     let mut bench = Bench::new();
     bench.open(at(1, 2), 3, 0xa0);
