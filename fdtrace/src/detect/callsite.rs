@@ -112,7 +112,7 @@ fn absolve(finding: &mut Finding) {
     let Some(closer) = &finding.culprit else { return };
     let opener = finding.timeline.iter().find(|act| act.generation == closer.generation && begins(act.verb));
     let (Some(opener), Some(victim), Some(home)) = (opener, &finding.victim, home(closer)) else { return };
-    let inside = frames(victim).any(|frame| frame.function == home.function && frame.file == home.file);
+    let inside = frames(victim).any(|frame| is_function(frame, home));
     if opener.tid != closer.tid || !is_home(opener, home) || inside || closer.who.owner.is_some() {
         return;
     }
@@ -231,7 +231,11 @@ fn home(act: &Act) -> Option<&Frame> {
 }
 
 fn is_home(act: &Act, of: &Frame) -> bool {
-    home(act).is_some_and(|home| home.function == of.function && home.file == of.file)
+    home(act).is_some_and(|home| is_function(home, of))
+}
+
+fn is_function(frame: &Frame, of: &Frame) -> bool {
+    frame.function == of.function && frame.file == of.file
 }
 
 #[cfg(test)]

@@ -147,13 +147,13 @@ struct Dead {
     shared: bool,
 }
 
+/// `met` is what was [`meant`].
 fn dead(met: Met, by: &Stamp, world: &World, incidents: &mut Incidents) -> Option<Dead> {
     let table = world.tables.get(&met.slot.table)?;
-    let bound = by.owner_of(met.slot.fd).map(|(_, bound)| bound);
     let shared = table.tasks().len() > 1;
     let Some(life) = world.slot(met.slot)?.life(met.number) else {
         // It ended, for there were later ones. Of those nobody has done anything to it.
-        return (bound == Some(met.number)).then(|| Dead {
+        return by.owner_of(met.slot.fd).is_some().then(|| Dead {
             incident: incidents.number(Cause::Generation(met.slot, met.number)),
             confidence: Confidence::Likely,
             complete: false,
@@ -183,7 +183,7 @@ fn dead(met: Met, by: &Stamp, world: &World, incidents: &mut Incidents) -> Optio
         (false, _) => Confidence::Possible,
     };
     Some(Dead {
-        incident: incidents.number(Cause::Generation(met.slot, bound.unwrap_or(met.number))),
+        incident: incidents.number(Cause::Generation(met.slot, met.number)),
         confidence,
         complete,
         timeline: history(world, met.slot, met.number..=met.number),

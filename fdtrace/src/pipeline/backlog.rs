@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::who::sighting::Unwound;
+use crate::{source::recording::writer::Recorder, who::sighting::Unwound};
 
 /// Bytes that may wait. Beyond, records stay in the ring until there is room; what finds none there is lost, and counted.
 const MAX: usize = 32 << 20;
@@ -39,7 +39,21 @@ impl Backlog {
         MAX.saturating_sub(self.bytes.len() - self.from)
     }
 
-    pub(super) fn push(&mut self, pos: u64, record: &[u8], half: Option<Half>) {
+    /// Records it first, where there is a recorder: the one way in.
+    pub(super) fn push_recorded(
+        &mut self,
+        recorder: &mut Option<Recorder>,
+        pos: u64,
+        record: &[u8],
+        half: Option<Half>,
+    ) {
+        if let Some(recorder) = recorder {
+            recorder.record(pos, record);
+        }
+        self.push(pos, record, half);
+    }
+
+    fn push(&mut self, pos: u64, record: &[u8], half: Option<Half>) {
         if self.from > SLACK {
             self.bytes.drain(..self.from);
             self.from = 0;

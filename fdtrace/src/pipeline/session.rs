@@ -162,10 +162,7 @@ impl Session {
             let half = natives.record(record);
             let kept = half.as_ref().and_then(|half| half.kept(record));
             let record = kept.as_deref().unwrap_or(record);
-            if let Some(recorder) = recorder {
-                recorder.record(pos, record);
-            }
-            backlog.push(pos, record, half.map(|half| (half.tid, half.unwound)));
+            backlog.push_recorded(recorder, pos, record, half.map(|half| (half.tid, half.unwound)));
         })
     }
 
@@ -202,12 +199,7 @@ impl Session {
 
     pub fn pass_time(&mut self) {
         let Self { live, backlog, recorder, .. } = self;
-        live.tick(|pos, record| {
-            if let Some(recorder) = recorder {
-                recorder.record(pos, record);
-            }
-            backlog.push(pos, record, None);
-        });
+        live.tick(|pos, record| backlog.push_recorded(recorder, pos, record, None));
     }
 
     /// Has the recorder write what is due.
