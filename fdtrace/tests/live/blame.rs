@@ -1,6 +1,6 @@
 //! Who is to blame, and for what: not whoever was there by chance.
 
-use super::harness::{Scratch, known_pythons, pythons, trace};
+use super::harness::{known_pythons, pythons, scripted};
 
 /// The loop's object had other numbers of generations before it than the number that it is asked for.
 const LATE_UNREGISTER: &str = "\
@@ -18,11 +18,7 @@ except OSError: pass
 #[test]
 #[ignore = "needs root and a kernel with BTF"]
 fn the_owner_of_a_loop_is_not_asked_about_what_it_watches() {
-    let scratch = Scratch::new();
-    let script = scratch.write("late.py", LATE_UNREGISTER);
-    for python in pythons() {
-        let report = trace(&[], &[python.as_os_str(), script.as_os_str()]);
-        let name = python.display();
+    for (name, report) in scripted(&[], "late.py", LATE_UNREGISTER, pythons()) {
         let [ctl, used] = ["epoll-stale-ctl", "use-after-close"].map(|rule| report.the(rule));
         assert_eq!(ctl["confidence"], "proven", "{name}");
         for key in ["confidence", "incident", "generation", "fd"] {
@@ -50,11 +46,12 @@ log(stale)
 #[test]
 #[ignore = "needs root and a kernel with BTF"]
 fn who_closes_what_it_opened_is_no_culprit() {
-    let scratch = Scratch::new();
-    let script = scratch.write("load.py", BYSTANDER);
-    for python in known_pythons() {
-        let report = trace(&[], &[python.as_os_str(), script.as_os_str()]);
+    for (name, report) in scripted(&[], "load.py", BYSTANDER, known_pythons()) {
         let hit = report.the("use-after-close");
-        assert_eq!((&hit["confidence"], &hit["culprit"]), (&"proven".into(), &serde_json::Value::Null), "{hit:#}");
+        assert_eq!(
+            (&hit["confidence"], &hit["culprit"]),
+            (&"proven".into(), &serde_json::Value::Null),
+            "{name}: {hit:#}"
+        );
     }
 }

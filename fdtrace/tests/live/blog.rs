@@ -1,6 +1,6 @@
 //! The program that fdtrace began with: closed behind the object's back, and the old object closes the new file.
 
-use super::harness::{Scratch, pythons, trace};
+use super::harness::{pythons, scripted};
 
 const BLOG: &str = "\
 import os
@@ -15,11 +15,7 @@ f.read(1)
 #[test]
 #[ignore = "needs root and a kernel with BTF"]
 fn told_on_every_python() {
-    let scratch = Scratch::new();
-    let script = scratch.write("a.py", BLOG);
-    for python in pythons() {
-        let report = trace(&[], &[python.as_os_str(), script.as_os_str()]);
-        let name = python.display();
+    for (name, report) in scripted(&[], "a.py", BLOG, pythons()) {
         assert_eq!(report.status, Some(1), "{name}: the program's own status\n{}", report.stderr);
         let hit = report.the("use-after-close");
         assert_eq!((hit["fd"].as_i64(), hit["confidence"].as_str()), (Some(3), Some("proven")), "{name}");
@@ -46,11 +42,8 @@ fn told_on_every_python() {
 #[test]
 #[ignore = "needs root and a kernel with BTF"]
 fn its_clean_twin_is_left_alone() {
-    let scratch = Scratch::new();
-    let script = scratch.write("clean.py", &BLOG.replace("os.close(f.fileno())", "f.close()"));
-    for python in pythons() {
-        let report = trace(&[], &[python.as_os_str(), script.as_os_str()]);
-        assert_eq!((report.status, report.all()), (Some(0), vec![]), "{}\n{}", python.display(), report.stdout);
+    for (name, report) in scripted(&[], "clean.py", &BLOG.replace("os.close(f.fileno())", "f.close()"), pythons()) {
+        assert_eq!((report.status, report.all()), (Some(0), vec![]), "{name}\n{}", report.stdout);
     }
 }
 
@@ -71,11 +64,7 @@ except OSError: pass
 #[test]
 #[ignore = "needs root and a kernel with BTF"]
 fn a_bystander_of_later_is_not_to_blame() {
-    let scratch = Scratch::new();
-    let script = scratch.write("ago.py", LONG_AGO);
-    for python in pythons() {
-        let report = trace(&["--notes"], &[python.as_os_str(), script.as_os_str()]);
-        let name = python.display();
+    for (name, report) in scripted(&["--notes"], "ago.py", LONG_AGO, pythons()) {
         let ended = report.the("foreign-close")["generation"].as_u64().expect("a generation");
         for rule in ["use-after-close", "double-close"] {
             let found = report.the(rule);

@@ -159,6 +159,22 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// The report of a script under each of these interpreters, and which one it was.
+pub fn scripted(
+    options: &[&str],
+    name: &str,
+    text: &str,
+    pythons: impl IntoIterator<Item = PathBuf>,
+) -> impl Iterator<Item = (String, Report)> {
+    let scratch = Scratch::new();
+    let script = scratch.write(name, text);
+    pythons.into_iter().map(move |python| {
+        // Moved in, so that the script is there for as long as somebody asks.
+        let _scratch = &scratch;
+        (python.display().to_string(), trace(options, &[python.as_os_str(), script.as_os_str()]))
+    })
+}
+
 /// Every CPython 3 here: those of pyenv and the system's.
 pub fn pythons() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = ["/usr/bin/python3"].iter().map(PathBuf::from).filter(|path| path.exists()).collect();

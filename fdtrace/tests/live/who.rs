@@ -6,7 +6,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use fdtrace::source::recording::{reader::Reader, unpack::unpack};
 use serde_json::Value;
 
-use super::harness::{FDTRACE, Scratch, known_pythons, plain, record, trace};
+use super::harness::{FDTRACE, Scratch, known_pythons, plain, record, scripted, trace};
 
 const BLOG: &str = "\
 import os
@@ -25,11 +25,7 @@ fn line(act: &Value) -> Option<u64> {
 #[test]
 #[ignore = "needs root and a kernel with BTF"]
 fn object_and_line_on_every_python() {
-    let scratch = Scratch::new();
-    let script = scratch.write("a.py", BLOG);
-    for python in known_pythons() {
-        let report = trace(&[], &[python.as_os_str(), script.as_os_str()]);
-        let name = python.display();
+    for (name, report) in scripted(&[], "a.py", BLOG, known_pythons()) {
         let foreign = report.the("foreign-close");
         assert_eq!((foreign["confidence"].as_str(), line(&foreign["culprit"])), (Some("proven"), Some(4)), "{name}");
         let stale = report.the("stale-close");
