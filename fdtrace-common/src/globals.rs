@@ -95,6 +95,8 @@ pub const DEBUG: &str = "DEBUG";
 pub const WITNESSES: &str = "WITNESSES";
 /// Global of type `u32`: bytes of user stack to copy, for a process with a known interpreter and for any other.
 pub const STACK_BYTES: &str = "STACK_BYTES";
+/// Global of type `u32`: witnesses are called only for numbers from here on.
+pub const ARM_AT: &str = "ARM_AT";
 
 /// Size of the class table; system call numbers above it are never ours.
 pub const SYSCALLS: usize = 512;

@@ -55,6 +55,8 @@ pub mod note {
     pub const STACK_CUT: u32 = 64;
     /// The search for owners was made.
     pub const SEARCHED: u32 = 128;
+    /// User space unwound the copy of the stack, and left [`Stack::saved`]`[0]` as the place that the call comes from.
+    pub const SITE: u32 = 256;
 }
 
 /// Who called the function that makes the system call: [`Stack::caller`].
@@ -139,7 +141,8 @@ pub struct Stack {
     pub ip: u64,
     pub sp: u64,
     pub bp: u64,
-    /// Callee-saved registers: x86-64 rbx, r12, r13, r14, r15.
+    /// Callee-saved registers: x86-64 rbx, r12, r13, r14, r15. With [`note::SITE`] the first is a number for the native
+    /// frames behind the call: equal for calls that come the same way through the same program.
     pub saved: [u64; 5],
     /// Address of the running asyncio task; 0: none, or not known.
     pub task: u64,

@@ -64,7 +64,7 @@ pub fn sys_enter_again(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn at_enter(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
-    if syscalls::enter(ctx.arg(0), ctx.arg(1), turn) && syscalls::wants_at_enter(ctx.arg(1)) {
+    if syscalls::enter(ctx.arg(0), ctx.arg(1), turn) && syscalls::wants_at_enter(ctx.arg(0), ctx.arg(1)) {
         // SAFETY: does not return if there is a program, and does nothing if there is none.
         unsafe { maps::ENTER_NEXT.tail_call(ctx, 0) };
     }

@@ -129,6 +129,10 @@ struct Trace {
     /// too, else 8192; 0: none)
     #[arg(long, value_name = "N", conflicts_with = "no_stacks", value_parser = clap::value_parser!(u32).range(0..=STACK_MAX))]
     stack_bytes: Option<u32>,
+    /// Capture who makes the calls only once a process has so many descriptors, for those beyond: to find a leak at the
+    /// cost of --no-stacks. Of the others no owners are known
+    #[arg(long, value_name = "N", conflicts_with = "no_stacks", default_value_t = 0, hide_default_value = true)]
+    arm_at: u32,
     #[command(flatten)]
     verdict: Verdict,
     /// Exit with status 4 when events were lost
@@ -197,6 +201,7 @@ impl Cli {
             duration,
             stacks: !self.trace.no_stacks,
             stack_bytes: self.trace.stack_bytes.map_or(STACK_BYTES, |bytes| [bytes.next_multiple_of(STACK_STEP); 2]),
+            arm_at: self.trace.arm_at,
             debug: self.verbose > 1,
             require_complete: self.trace.require_complete,
             findings_exit: self.trace.verdict.exit(),

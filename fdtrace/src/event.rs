@@ -167,6 +167,8 @@ pub struct StackSeen {
     pub candidates: Option<Vec<Candidate>>,
     /// One of [`fdtrace_common::witness::caller`].
     pub caller: u32,
+    /// A number for the native frames behind the call.
+    pub site: Option<u64>,
 }
 
 #[derive(Clone, Debug)]

@@ -14,6 +14,8 @@ pub struct Plan {
     pub stacks: bool,
     /// Bytes of user stack to copy: where Python frames are known too, and elsewhere.
     pub stack_bytes: [u32; 2],
+    /// Capture who makes the calls only for numbers from here on: a table with fewer open descriptors has none of those.
+    pub arm_at: u32,
     /// Kernel-side diagnostics.
     pub debug: bool,
     /// Losing events is an error.

@@ -34,6 +34,10 @@ use fdtrace_common::wire::FLAGS_KNOWN;
 use inflight::worth_telling;
 pub use inflight::{forget, started};
 
+/// Replaced by user space before load.
+#[unsafe(no_mangle)]
+static ARM_AT: u32 = 0;
+
 const EBADF: i64 = -9;
 const EFAULT: i64 = -14;
 const ENOTSOCK: i64 = -88;
@@ -271,10 +275,28 @@ pub fn tell_table(regs: *const c_void, ret: i64) {
 
 /// Is a stack to be taken when this call begins, or who holds its number?
 #[inline(always)]
-pub fn wants_at_enter(nr: u64) -> bool {
+pub fn wants_at_enter(regs: *const c_void, nr: u64) -> bool {
     // A 32-bit program has its own numbers, and stacks that nobody here can read.
     let wants = if kernel::in_compat_call() { 0 } else { witnesses(nr) };
-    wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0
+    wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0 && armed(regs, nr)
+}
+
+/// Does the number in question lie where witnesses are called? Numbers are given out from below, so one of `ARM_AT` and
+/// above means that so many were open.
+#[inline(always)]
+fn armed(regs: *const c_void, nr: u64) -> bool {
+    let from = arm_at();
+    if from == 0 {
+        return true;
+    }
+    let which = if filter::class(nr, false) == class::DUP2 { 1 } else { 0 };
+    arg(regs, which) as u32 >= from
+}
+
+#[inline(always)]
+fn arm_at() -> u32 {
+    // SAFETY: one word; volatile because user space replaces it before load.
+    unsafe { (&raw const ARM_AT).read_volatile() }
 }
 
 /// Is a stack to be taken before this call's record?
@@ -284,11 +306,14 @@ pub fn wants_at_exit(regs: *const c_void, ret: i64) -> bool {
     let wants = if kernel::in_compat_call() { 0 } else { witnesses(nr) };
     if ret < 0 {
         // What has one since its beginning needs no second.
-        return tells_by_itself(ret) && wants != 0 && wants & witness::AT_ENTER == 0;
+        return tells_by_itself(ret) && wants != 0 && (wants & witness::AT_ENTER == 0 || !armed(regs, nr));
     }
     match filter::class(nr, false) {
-        class::FCNTL => matches!(arg(regs, 1) & 0xffff_ffff, F_DUPFD | F_DUPFD_CLOEXEC),
+        class::FCNTL => {
+            matches!(arg(regs, 1) & 0xffff_ffff, F_DUPFD | F_DUPFD_CLOEXEC) && ret as u64 >= u64::from(arm_at())
+        }
         _ if wants & witness::MAPS != 0 => arg(regs, 2) & PROT_EXEC != 0 && arg(regs, 4) as i32 >= 0,
-        _ => wants & witness::AT_EXIT != 0,
+        // A call that makes several numbers returns none of them.
+        _ => wants & witness::AT_EXIT != 0 && (ret == 0 || ret as u64 >= u64::from(arm_at())),
     }
 }

@@ -49,6 +49,7 @@ fn stack(bytes: &[u8]) -> Option<StackSeen> {
         python: has(note::PYTHON).then(|| PythonStack { frames, cut: has(note::FRAMES_CUT), task: task(&record) }),
         candidates: has(note::SEARCHED).then(|| record.candidate[..candidates].to_vec()),
         caller: record.caller,
+        site: has(note::SITE).then_some(record.saved[0]),
     })
 }
 

@@ -3,15 +3,17 @@
 //! * `fd-limit`: a call failed with `EMFILE` or `ENFILE`. *Proof.* The error. Who is to blame is not proven: the message
 //!   names what most of the open descriptors are and by which call they came. *Look-alikes.* `inotify_init` and
 //!   `fanotify_init` have limits of their own for each user, and say so with the same error.
-//! * `fd-leak`: descriptors of one origin pile up. *Proof.* None without call sites: the call, the kind and the path stand
-//!   in for those, so it is `possible`. Told at the end of the process, or when the limit is reached, where at least 32 of
-//!   one origin are open, none of that origin was ever closed, and none is watched by an epoll. *Look-alikes.* Pools that
-//!   grow to a size; connections, of which a server may have as many as it has clients: not told.
+//! * `fd-leak`: descriptors of one origin pile up. Told at the end of the process, or when the limit is reached.
+//!   *Likely*: one thread opened one path at one call site at least 32 times, over seconds and not in one go, and closed none
+//!   of them. *Possible*: at least 32 of one call, kind and path, wherever they were opened; or at least 64 of one call site,
+//!   whatever they are, that came over seconds; none closed, none watched by an epoll. *Look-alikes.* Pools that grow to a
+//!   size, which is why several threads are no more than possible; files that are opened once when the program starts, which
+//!   come in one go; connections that were accepted, of which a server may have as many as it has clients: not told.
 
-use std::rc::Rc;
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use crate::{
-    collections::Map,
+    collections::{Map, Set},
     model::{
         Change, World,
         description::Kind,
@@ -28,8 +30,14 @@ use super::{
 
 /// Open descriptors of one origin that are too many.
 const MANY: usize = 32;
+/// Of one call site, if they are not all the same.
+const MANY_OF_SITE: usize = 64;
+/// Times at which they came, so that they were not opened in one go, and what lies between two, nanoseconds.
+const BURSTS: usize = 4;
+const PAUSE: u64 = 1_000_000_000;
 /// Origins remembered for one table, and tables.
 const ORIGINS: usize = 4096;
+const PLACES: usize = 65_536;
 /// Origins named when the limit is reached.
 const NAMED: usize = 3;
 
@@ -46,7 +54,32 @@ struct Source {
 pub(super) struct Rules {
     /// How many of an origin were closed.
     closed: Map<TableId, Map<Source, u64>>,
+    /// Call sites of which some were closed.
+    closed_sites: Map<TableId, Set<u64>>,
+    places: Places,
     limit_told: Vec<TableId>,
+}
+
+/// Call sites by position in the instructions, so that line tables are read once for each.
+#[derive(Debug, Default)]
+struct Places(RefCell<Map<u64, u64>>);
+
+impl Places {
+    /// Where a descriptor was opened.
+    fn site(&self, life: &Life<Generation>) -> Option<u64> {
+        let seen = life.data.by.as_ref()?.seen.as_ref()?;
+        let position = seen.position()?;
+        let mut known = self.0.borrow_mut();
+        if let Some(site) = known.get(&position) {
+            return Some(*site);
+        }
+        let site = seen.site()?;
+        if known.len() >= PLACES {
+            known.clear();
+        }
+        known.insert(position, site);
+        Some(site)
+    }
 }
 
 impl Rules {
@@ -55,7 +88,16 @@ impl Rules {
             Change::Removed { slot, number, how: How::Closed | How::Replaced, .. } => {
                 let Some(life) = world.slot(*slot).and_then(|slot| slot.life(*number)) else { return };
                 let Some(source) = source(life) else { return };
-                if !counts(life) || self.closed.len() >= ORIGINS {
+                if self.closed.len() >= ORIGINS {
+                    return;
+                }
+                if let Some(site) = self.places.site(life) {
+                    let sites = self.closed_sites.entry(slot.table).or_default();
+                    if sites.len() < ORIGINS {
+                        sites.insert(site);
+                    }
+                }
+                if !counts(life) {
                     return;
                 }
                 let closed = self.closed.entry(slot.table).or_default();
@@ -67,6 +109,7 @@ impl Rules {
             Change::TableDied { table } => {
                 self.judge(*table, world, out);
                 self.closed.remove(table);
+                self.closed_sites.remove(table);
                 self.limit_told.retain(|told| told != table);
             }
             _ => {}
@@ -82,30 +125,40 @@ impl Rules {
 
     /// The process ends, or we do: what has piled up?
     fn judge(&mut self, table: TableId, world: &World, out: &mut Out<'_>) {
-        for (source, lives) in by_source(table, world) {
+        let mut told_sites = Set::default();
+        for (source, mut lives) in by_source(table, world) {
             let closed = self.closed.get(&table).and_then(|closed| closed.get(&source)).copied().unwrap_or(0);
-            let told: Vec<&(i32, &Life<Generation>)> = lives.iter().filter(|(_, life)| counts(life)).collect();
-            if told.len() < MANY || closed > 0 {
+            lives.retain(|(_, life)| counts(life));
+            if lives.len() < MANY || closed > 0 {
                 continue;
             }
-            let (Some((fd, first)), Some((last_fd, last))) = (told.first(), told.last()) else { continue };
-            let Some(by) = last.data.by.as_ref() else { continue };
-            let culprit =
-                birth(world, SlotId { table, fd: *last_fd }, last).with_role(Role::Culprit, "the last of them");
-            let timeline = vec![
-                birth(world, SlotId { table, fd: *fd }, first).with_role(Role::RootCause, "the first of them"),
-                culprit.clone(),
-            ];
-            let incident = out.incidents.number(Cause::Generation(SlotId { table, fd: *fd }, first.number));
-            out.findings.push(Finding {
-                generation: Some(last.number),
-                message: format!("{} of {} are open, and none was ever closed", told.len(), named(&source)),
-                culprit: Some(culprit),
-                timeline,
-                complete: world.tables.get(&table).is_some_and(|table| table.complete_since(0)),
-                ..evidence::finding("fd-leak", incident, by, *last_fd, world)
-            });
+            told_sites.extend(lives.iter().filter_map(|(_, life)| self.places.site(life)));
+            let one_place = self.one_place(table, &lives);
+            let at_one_place = if one_place { ", opened at one place" } else { "" };
+            let message =
+                format!("{} of {} are open{at_one_place}, and none was ever closed", lives.len(), named(&source));
+            let alone = one_place && source.path.is_some() && one_thread(&lives) && came_over_time(&lives);
+            tell(table, &lives, message, alone, world, out);
         }
+        for (site, lives) in by_site(table, world, &self.places) {
+            let of_many_kinds = lives.len() >= MANY_OF_SITE && !told_sites.contains(&site);
+            if of_many_kinds && self.one_place(table, &lives) && came_over_time(&lives) {
+                let example = lives.last().and_then(|(_, life)| source(life)).map(|source| named(&source));
+                let (count, example) = (lives.len(), example.unwrap_or_default());
+                let message = format!(
+                    "{count} that were opened at one place are open, and none was ever closed; the last is {example}"
+                );
+                tell(table, &lives, message, false, world, out);
+            }
+        }
+    }
+
+    /// All were opened at one call site, and nothing that was opened there was closed.
+    fn one_place(&self, table: TableId, lives: &[(i32, &Life<Generation>)]) -> bool {
+        let Some(place) = lives.first().and_then(|(_, life)| self.places.site(life)) else { return false };
+        let closed =
+            self.closed_sites.get(&table).is_some_and(|sites| sites.contains(&place) || sites.len() >= ORIGINS);
+        !closed && lives.iter().all(|(_, life)| self.places.site(life) == Some(place))
     }
 
     fn full(&mut self, table: TableId, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {
@@ -115,10 +168,7 @@ impl Rules {
         self.limit_told.push(table);
         let Some(state) = world.tables.get(&table) else { return };
         let open = state.open().count();
-        let mut sources: Vec<_> = by_source(table, world).into_iter().collect();
-        sources.sort_by(|(a, a_lives), (b, b_lives)| b_lives.len().cmp(&a_lives.len()).then(a.cmp(b)));
-        let tops: Vec<String> =
-            sources.iter().take(NAMED).map(|(source, lives)| format!("{} of {}", lives.len(), named(source))).collect();
+        let tops = openers(table, world, &self.places);
         let call = by.sys.map_or("a call", |sys| sys.name);
         let (limit, error) = match by.errno() {
             Some(23) => ("the machine has as many open files as it may", "ENFILE"),
@@ -127,22 +177,18 @@ impl Rules {
             }
             _ => ("the process has as many descriptors as it may", "EMFILE"),
         };
-        let tops = if tops.is_empty() { String::new() } else { format!(", {}", tops.join(", ")) };
-        let mut timeline: Vec<Act> = Vec::new();
-        for (_, lives) in sources.iter().take(NAMED) {
-            if let Some((fd, life)) = lives.last() {
-                timeline.push(birth(world, SlotId { table, fd: *fd }, life));
-            }
-        }
+        let mut timeline: Vec<Act> =
+            tops.iter().map(|(_, fd, life)| birth(world, SlotId { table, fd: *fd }, life)).collect();
+        let named: String = tops.iter().map(|(named, ..)| format!(", {named}")).collect();
         timeline.sort_by_key(|act| act.time);
         let victim =
             evidence::act(by, -1, super::finding::Verb::Opened).with_role(Role::Victim, "found no number left");
-        let culprit = timeline.last().cloned().filter(|_| !sources.is_empty());
+        let culprit = timeline.last().cloned();
         timeline.push(victim.clone());
         let incident = out.incidents.number(Cause::Table(table));
         out.findings.push(Finding {
             confidence: Confidence::Proven,
-            message: format!("{call} failed with {error}: {limit}; {open} are open{tops}"),
+            message: format!("{call} failed with {error}: {limit}; {open} are open{named}"),
             culprit: culprit
                 .map(|act| act.with_role(Role::Culprit, "one of those that most of the open ones are like")),
             victim: Some(victim),
@@ -154,18 +200,102 @@ impl Rules {
     }
 }
 
-/// What is open in a table, or was when it died, by source.
-fn by_source(table: TableId, world: &World) -> std::collections::BTreeMap<Source, Vec<(i32, &Life<Generation>)>> {
-    let mut sources: std::collections::BTreeMap<Source, Vec<_>> = std::collections::BTreeMap::new();
-    let Some(table) = world.tables.get(&table) else { return sources };
-    for (fd, slot) in &table.slots {
-        let dead = || slot.past().next_back().filter(|life| life.end().is_some_and(|end| end.how == How::Exit));
-        let Some(life) = slot.live().or_else(dead) else { continue };
+fn tell(
+    table: TableId,
+    lives: &[(i32, &Life<Generation>)],
+    message: String,
+    likely: bool,
+    world: &World,
+    out: &mut Out<'_>,
+) {
+    let (Some((fd, first)), Some((last_fd, last))) = (lives.first(), lives.last()) else { return };
+    let Some(by) = last.data.by.as_ref() else { return };
+    let culprit = birth(world, SlotId { table, fd: *last_fd }, last).with_role(Role::Culprit, "the last of them");
+    let timeline = vec![
+        birth(world, SlotId { table, fd: *fd }, first).with_role(Role::RootCause, "the first of them"),
+        culprit.clone(),
+    ];
+    let incident = out.incidents.number(Cause::Generation(SlotId { table, fd: *fd }, first.number));
+    let complete = world.tables.get(&table).is_some_and(|table| table.complete_since(0));
+    out.findings.push(Finding {
+        confidence: if likely && complete { Confidence::Likely } else { Confidence::Possible },
+        generation: Some(last.number),
+        message,
+        culprit: Some(culprit),
+        timeline,
+        complete,
+        ..evidence::finding("fd-leak", incident, by, *last_fd, world)
+    });
+}
+
+/// They were not opened in one go.
+fn came_over_time(lives: &[(i32, &Life<Generation>)]) -> bool {
+    let mut times: Vec<u64> = lives.iter().filter_map(|(_, life)| Some(life.data.by.as_ref()?.at.exit.time)).collect();
+    times.sort_unstable();
+    times.windows(2).filter(|pair| pair[1] - pair[0] >= PAUSE).count() + 1 >= BURSTS
+}
+
+fn one_thread(lives: &[(i32, &Life<Generation>)]) -> bool {
+    let tid = |life: &Life<Generation>| life.data.by.as_ref().map(|by| by.tid);
+    lives.windows(2).all(|pair| tid(pair[0].1) == tid(pair[1].1))
+}
+
+/// Where most of what is open was opened, with the last of each: by call site, or where that is not known by what it is.
+fn openers<'w>(table: TableId, world: &'w World, places: &Places) -> Vec<(String, i32, &'w Life<Generation>)> {
+    let mut groups: BTreeMap<(Option<u64>, Option<Source>), Vec<_>> = BTreeMap::new();
+    for (fd, life) in open(table, world) {
         if let Some(source) = source(life) {
-            sources.entry(source).or_default().push((*fd, life));
+            let site = places.site(life);
+            let source = Some(source).filter(|_| site.is_none());
+            groups.entry((site, source)).or_default().push((fd, life));
+        }
+    }
+    let mut groups: Vec<Vec<(i32, &Life<Generation>)>> = groups.into_values().collect();
+    groups.sort_by(|a, b| b.len().cmp(&a.len()).then(a[0].0.cmp(&b[0].0)));
+    groups
+        .iter()
+        .take(NAMED)
+        .filter_map(|lives| {
+            let (fd, life) = lives.last()?;
+            let last = source(life)?;
+            let same = lives.iter().all(|(_, life)| source(life).as_ref() == Some(&last));
+            let of = if same { "of" } else { "like" };
+            Some((format!("{} {of} {}", lives.len(), named(&last)), *fd, *life))
+        })
+        .collect()
+}
+
+/// What is open in a table, or was when it died, by number.
+fn open(table: TableId, world: &World) -> impl Iterator<Item = (i32, &Life<Generation>)> {
+    world.tables.get(&table).into_iter().flat_map(|table| &table.slots).filter_map(|(fd, slot)| {
+        let dead = || slot.past().next_back().filter(|life| life.end().is_some_and(|end| end.how == How::Exit));
+        Some((*fd, slot.live().or_else(dead)?))
+    })
+}
+
+fn by_source(table: TableId, world: &World) -> BTreeMap<Source, Vec<(i32, &Life<Generation>)>> {
+    let mut sources: BTreeMap<Source, Vec<_>> = BTreeMap::new();
+    for (fd, life) in open(table, world) {
+        if let Some(source) = source(life) {
+            sources.entry(source).or_default().push((fd, life));
         }
     }
     sources
+}
+
+/// Of what no event loop watches and nobody else has connected, by call site.
+fn by_site<'w>(table: TableId, world: &'w World, places: &Places) -> BTreeMap<u64, Vec<(i32, &'w Life<Generation>)>> {
+    let mut sites: BTreeMap<u64, Vec<_>> = BTreeMap::new();
+    for (fd, life) in open(table, world) {
+        let accepted = life.data.by.as_ref().is_some_and(|by| by.is("accept") || by.is("accept4"));
+        if accepted || source(life).is_none() || life.data.description.watched.get() > 0 {
+            continue;
+        }
+        if let Some(site) = places.site(life) {
+            sites.entry(site).or_default().push((fd, life));
+        }
+    }
+    sites
 }
 
 fn source(life: &Life<Generation>) -> Option<Source> {

@@ -274,6 +274,49 @@ fn fd_limit_and_leak() {
 }
 
 #[test]
+fn fd_leak_by_call_site() {
+    let open = |line: &dyn Fn(i32) -> String, from: i32, to: i32| -> String {
+        let pause = |fd: i32| if fd % 10 == 0 { "sleep 1000\n" } else { "" };
+        (from..to).map(|fd| format!("{}{}\n", pause(fd), line(fd))).collect()
+    };
+    let leak = |script: &str| of("fd-leak", &format!("{script}1 exit"));
+    let one_path = |fd: i32| format!("1 open /cfg @7 -> {fd}");
+    assert_eq!(leak(&open(&one_path, 3, 43)), ["fd-leak likely 1 42"]);
+    // From two places.
+    let two_places = |fd: i32| format!("1 open /cfg @{} -> {fd}", fd % 2);
+    assert_eq!(leak(&open(&two_places, 3, 43)), ["fd-leak possible 1 42"]);
+    // By two threads: a pool.
+    let two_threads = |fd: i32| format!("1{} open /cfg @7 -> {fd}", [".7", ""][usize::from(fd % 2 == 0)]);
+    assert_eq!(leak(&format!("1 thread 7\n{}", open(&two_threads, 3, 43))), ["fd-leak possible 1 42"]);
+    // One of the place was closed, whatever it was.
+    assert_eq!(
+        leak(&format!("1 open /other @7 -> 3\n1 close 3\n{}", open(&one_path, 3, 43))),
+        ["fd-leak possible 1 42"]
+    );
+    let one_place = |fd: i32| format!("1 open /in/{fd} @7 -> {fd}");
+    assert_eq!(leak(&open(&one_place, 3, 73)), ["fd-leak possible 1 72"]);
+    assert_eq!(leak(&open(&one_place, 3, 43)), NONE);
+    let sockets = |fd: i32| format!("1 socket @7 -> {fd}");
+    assert_eq!(leak(&open(&sockets, 3, 73)), ["fd-leak possible 1 72"]);
+    // Clients are as many as they are.
+    let clients = |fd: i32| format!("1 accept4 3 @7 -> {fd}");
+    assert_eq!(leak(&format!("1 socket -> 3\n{}", open(&clients, 4, 84))), NONE);
+    // In one go: what a program has from its start.
+    let at_once: String = (3..73).map(|fd| format!("{}\n", one_place(fd))).collect();
+    assert_eq!(leak(&at_once), NONE);
+    assert_eq!(leak(&format!("{}1 open /x @7 -> 80\n1 close 80\n", open(&one_place, 3, 73))), NONE);
+}
+
+#[test]
+fn fd_limit_names_the_places() {
+    let script: String = (3..40).map(|fd| format!("1 open /in/{fd} @{} -> {fd}\n", fd % 3 / 2)).collect();
+    let run = run(&format!("{script}1 socket = EMFILE"));
+    let message = run.findings.iter().find(|finding| finding.rule == "fd-limit").map(|finding| finding.message.clone());
+    let message = message.expect("a finding");
+    assert!(message.ends_with("37 are open, 25 like /in/39 (openat), 12 like /in/38 (openat)"), "{message}");
+}
+
+#[test]
 fn exec_leak() {
     let rule = "exec-leak";
     let story = |tail: &str| of(rule, &format!("1 open /data.mdb rw -> 3\n{tail}"));

@@ -210,7 +210,14 @@ mod tests {
     /// What is seen of a call while the object at 0x1000 holds `fd`.
     fn seen(fd: i32) -> Sighting {
         let candidate = Candidate { object: 0x1000, class: class(), fd, in_register: true };
-        Sighting { python: Vec::new(), cut: false, task: None, candidates: Some(vec![candidate]), native: None }
+        Sighting {
+            python: Vec::new(),
+            cut: false,
+            task: None,
+            candidates: Some(vec![candidate]),
+            native: None,
+            native_site: None,
+        }
     }
 
     /// Generation 1 was closed while its owner held the number, and generation 2 is there.

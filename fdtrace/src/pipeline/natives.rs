@@ -4,12 +4,13 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     rc::Rc,
 };
 
 use fdtrace_common::{
     wire::{self, Header, kind},
-    witness::{self, CANDIDATES_MAX, PyFrame, Stack, caller, owns},
+    witness::{self, CANDIDATES_MAX, PyFrame, Stack, caller, note, owns},
 };
 
 use super::loaded::{self, Loaded};
@@ -35,13 +36,39 @@ pub(super) struct Half {
 impl Half {
     /// The record, with what of this half is kept: the rest is forgotten with the copy of the stack.
     ///
-    /// `None`: it is as it was.
+    /// `None`: it is no record of a stack.
     pub(super) fn kept(&self, record: &[u8]) -> Option<Vec<u8>> {
-        let (head, tail) = wire::read::<Stack>(record).filter(|_| self.caller != caller::UNKNOWN)?;
-        let head = Stack { caller: self.caller, ..head };
-        Some([wire::bytes_of(&head), tail].concat())
+        let (head, tail) = wire::read::<Stack>(record)?;
+        let frames = tail.get(..usize::try_from(head.frames).ok()?.checked_mul(size_of::<PyFrame>())?)?;
+        let (site, known) = self.site().map_or((0, 0), |site| (site, note::SITE));
+        let head = Stack {
+            caller: self.caller,
+            notes: head.notes | known,
+            saved: [site, 0, 0, 0, 0],
+            bp: 0,
+            stack_len: 0,
+            ..head
+        };
+        Some([wire::bytes_of(&head), frames].concat())
+    }
+
+    /// A number for the way that led to the call. `None`: of the way too little is known to tell it from others.
+    fn site(&self) -> Option<u64> {
+        let frames = &self.unwound.frames;
+        if frames.len() < SITE_FRAMES_MIN {
+            return None;
+        }
+        let mut hasher = DefaultHasher::new();
+        for frame in frames.iter().take(SITE_FRAMES) {
+            frame.address.hash(&mut hasher);
+        }
+        Some(hasher.finish())
     }
 }
+
+/// Frames that make a call site: fewer may be the C library's alone, and further out is what has nothing to do with it.
+const SITE_FRAMES_MIN: usize = 3;
+const SITE_FRAMES: usize = 12;
 
 /// Frames in which the caller of a system call is looked for.
 const CALLER_FRAMES: usize = 6;

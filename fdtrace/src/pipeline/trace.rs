@@ -57,6 +57,7 @@ pub fn run(plan: Plan) -> Result<Outcome, Failure> {
             debug: plan.debug,
             stacks: plan.stacks,
             stack_bytes: plan.stack_bytes,
+            arm_at: plan.arm_at,
             twice: None,
         };
         let live = Live::start(&settings).map_err(Failure::cannot_observe)?;

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! The script keeps tables of its own, as the kernel would, so that each event carries the addresses of files that a
-//! real one carries. `open` is told what to open by a word after the path: `rw`, `append`, `cloexec`.
+//! real one carries. `open` is told what to open by a word after the path: `rw`, `append`, `cloexec`. Any call may say where
+//! it is made: `@7`.
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -24,6 +25,7 @@ use crate::{
     event::{Call, Effect, EpollCtl, EpollOp, Event, Install, Interval, Moment, Path, Source, TableRow, What},
     model::{Change, World},
     syscalls::{self, Arch, Syscall, errno_name},
+    who::sighting::Sighting,
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +51,8 @@ pub struct Script {
     table_of: BTreeMap<u32, u64>,
     threads: BTreeMap<u32, Vec<u32>>,
     begun: BTreeMap<u32, Moment>,
+    /// Where the next event is made.
+    site: Option<u64>,
     files: u64,
     now: Moment,
 }
@@ -80,6 +84,7 @@ impl Script {
             table_of: BTreeMap::new(),
             threads: BTreeMap::new(),
             begun: BTreeMap::new(),
+            site: None,
             files: 0,
             now: Moment { time: 1_000_000_000, pos: 1 },
         };
@@ -151,7 +156,8 @@ impl Script {
         let table = self.table_of.get(&tgid).copied().unwrap_or(0);
         let event = Event { at: Interval { enter, exit }, tgid, tid, table, what };
         let from = self.changes.len();
-        self.world.apply(&event, &mut self.changes);
+        let seen = self.site.take().map(|site| Rc::new(Sighting::at(site)));
+        self.world.apply_seen(&event, seen, &mut self.changes);
         for change in &self.changes[from..] {
             self.detector.on(change, &self.world, &mut self.findings);
         }
@@ -360,6 +366,7 @@ impl Script {
                 Effect::Used { fd: first as i32 }
             }
         };
+        self.site = words.iter().find_map(|word| word.strip_prefix('@')).map(number);
         let call = Call { sys, args, ret, enter_table: Some(table), effect };
         self.event(tgid, tid, enter, What::Call(call));
     }

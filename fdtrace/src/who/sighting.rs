@@ -3,7 +3,12 @@
 //! [`Witnesses`] takes the records in ring order and gives each call its sighting. It reads no memory: definitions came
 //! with the records, so a process that is gone is explained as well as one that lives.
 
-use std::{cell::RefCell, collections::hash_map::Entry, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::hash_map::Entry,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    rc::Rc,
+};
 
 use fdtrace_common::{
     class,
@@ -31,6 +36,43 @@ pub struct Sighting {
     /// Objects of owner types that were in reach. `None`: not looked for, so their absence means nothing.
     pub candidates: Option<Vec<Candidate>>,
     pub native: Option<Rc<Unwound>>,
+    /// A number for the native frames, also where they themselves are not known any more.
+    pub native_site: Option<u64>,
+}
+
+/// Python frames that make a call site.
+const SITE_FRAMES: usize = 8;
+
+impl Sighting {
+    /// Of a call of which nothing is known but its place.
+    #[cfg(test)]
+    pub fn at(site: u64) -> Self {
+        Self { python: Vec::new(), cut: false, task: None, candidates: None, native: None, native_site: Some(site) }
+    }
+
+    /// A number for the place that the call comes from, equal for all calls of one process that come by the same lines.
+    ///
+    /// Reads line tables: for whoever asks often there is [`Sighting::position`].
+    pub fn site(&self) -> Option<u64> {
+        self.place(|frame, hasher| frame.line().hash(hasher))
+    }
+
+    /// As [`Sighting::site`], but an interpreter that adapts its instructions has several for one line.
+    pub fn position(&self) -> Option<u64> {
+        self.place(|frame, hasher| frame.offset.hash(hasher))
+    }
+
+    fn place(&self, within: impl Fn(&Frame, &mut DefaultHasher)) -> Option<u64> {
+        if self.python.is_empty() {
+            return self.native_site;
+        }
+        let mut hasher = DefaultHasher::new();
+        for frame in self.python.iter().take(SITE_FRAMES) {
+            (frame.code.code, frame.code.checksum, frame.code.fingerprint).hash(&mut hasher);
+            within(frame, &mut hasher);
+        }
+        Some(hasher.finish())
+    }
 }
 
 /// A native stack: addresses, and where they are to be looked up.
@@ -201,7 +243,7 @@ impl Witnesses {
             });
             known.collect()
         });
-        Sighting { python, cut, task, candidates, native }
+        Sighting { python, cut, task, candidates, native, native_site: stack.site }
     }
 }
 

@@ -9,6 +9,7 @@ mod fork;
 mod harness;
 mod killed;
 mod kinds;
+mod leaks;
 mod loss;
 mod misuse;
 mod namespaces;

@@ -9,12 +9,15 @@ pub(super) const RULES: &[RuleText] = &[
         title: "descriptors opened at one place pile up",
         definition: "One call site opens descriptors that are neither closed nor used again. Their number grows until the limit is reached, and \
             then calls fail that have nothing to do with it.",
-        proof: "Likely if the live descriptors of one call site grow over several windows, none of them was closed and none used for a while; \
-            proven at the exit of the process, for those still open. Without stacks the kind of the file stands in for the call site, and \
-            the finding is possible.",
+        proof: "Likely if one thread opened one path at one call site at least 32 times, at four times or more with at least a second \
+            between them, and nothing that was opened there was ever closed. Possible if that many of one call, kind and path are open \
+            whoever opened them, or 64 of one call site whatever they are, and none was closed. Never proven: what a program keeps it \
+            may want to keep. Told when the process ends, or when it has no numbers left. To follow a leak for long at little cost: \
+            --arm-at 100.",
         look_alikes: &[
-            "pools and caches that grow to a size and stay there",
-            "descriptors that are in use, or watched by an epoll in use",
+            "pools that grow to a size and stay there: several threads that open the same are possible at most",
+            "what a program opens when it starts: it comes in one go",
+            "descriptors that are watched by an epoll; connections that were accepted",
             "whatever is open at exit, by itself: the kernel closes it",
         ],
         advice: "close at the place that the report names, also on its error paths: `with`, `defer`, RAII",
@@ -37,7 +40,7 @@ def size(path):
         title: "the limit on open descriptors was reached",
         definition: "A call failed with EMFILE (this process has as many descriptors as it may) or ENFILE (the machine has). The call that fails is \
             a bystander: the report names the places that opened most of what is open.",
-        proof: "Proven by the error. Who is to blame is not: the list is ordered by number, with the age of the last use.",
+        proof: "Proven by the error. Who is to blame is not: the places where most of what is open was opened are named, by how many it is.",
         look_alikes: &["a limit that the program probes on purpose, and lowers or raises then"],
         advice: "look at the first places in the list; if they are all needed, raise the limit (`ulimit -n`, LimitNOFILE=)",
         severity: Severity::Medium,

@@ -42,13 +42,15 @@ pub struct Settings {
     pub stacks: bool,
     /// Bytes of user stack to copy: where Python frames are known too, and elsewhere.
     pub stack_bytes: [u32; 2],
+    /// Capture who makes the calls only for numbers from here on.
+    pub arm_at: u32,
     /// Attach the hooks on system calls twice, because the kernel preempts them; `None`: as this kernel needs it.
     pub twice: Option<bool>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { ring_size: 16 << 20, debug: false, stacks: true, stack_bytes: [0, 0], twice: None }
+        Self { ring_size: 16 << 20, debug: false, stacks: true, stack_bytes: [0, 0], arm_at: 0, twice: None }
     }
 }
 

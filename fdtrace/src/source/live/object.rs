@@ -99,6 +99,7 @@ pub fn load(settings: &Settings) -> Result<Object> {
         .override_global(globals::DEBUG, &debug, true)
         .override_global(globals::WITNESSES, &witnesses, true)
         .override_global(globals::STACK_BYTES, &settings.stack_bytes, true)
+        .override_global(globals::ARM_AT, &settings.arm_at, true)
         .map_max_entries("EVENTS", settings.ring_size);
     let mut ebpf = loader.load(OBJECT).map_err(|error| explain(&error, "the kernel refused fdtrace's BPF object"))?;
     if settings.debug {

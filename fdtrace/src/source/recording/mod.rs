@@ -44,7 +44,8 @@ pub fn harmless(record: u16, bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
     }
     let (head, tail) = wire::read::<Stack>(bytes)?;
     let frames = tail.get(..usize::try_from(head.frames).ok()?.checked_mul(size_of::<witness::PyFrame>())?)?;
-    let head = Stack { bp: 0, saved: [0; 5], stack_len: 0, ..head };
+    let site = if head.notes & witness::note::SITE == 0 { 0 } else { head.saved[0] };
+    let head = Stack { bp: 0, saved: [site, 0, 0, 0, 0], stack_len: 0, ..head };
     Some(Cow::Owned([bytes_of(&head), frames].concat()))
 }
 
