@@ -9,6 +9,7 @@ use std::{
     env,
     fmt::Write as _,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     thread,
@@ -57,6 +58,9 @@ pub struct Options {
     /// Write docs/corpus.md from what this run shows
     #[arg(long)]
     docs: bool,
+    /// Add the runs to this file, and count with them those that it has from before
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
     /// A program that is built already
     #[arg(long, value_name = "PATH")]
     fdtrace: Option<PathBuf>,
@@ -74,7 +78,8 @@ pub fn corpus(options: &Options) -> Result<ExitCode> {
         Some(path) => std::path::absolute(path)?,
         None => build::build(&build::Options { release: true })?,
     };
-    let run = Run { dir, fdtrace, repeat: options.repeat, limit: options.limit.map(Duration::from_secs) };
+    let limit = options.limit.map(Duration::from_secs);
+    let run = Run { dir, fdtrace, repeat: options.repeat, limit, log: options.log.clone() };
     let results = run.all(&options.only)?;
     if options.docs {
         let path = command::workspace().join("docs/corpus.md");
@@ -86,7 +91,7 @@ pub fn corpus(options: &Options) -> Result<ExitCode> {
 /// The corpus as a step of `cargo xtask test`.
 pub fn step(dir: PathBuf) -> Result<Tally> {
     let fdtrace = build::build(&build::Options { release: true })?;
-    let run = Run { dir, fdtrace, repeat: 1, limit: Some(BUDGET) };
+    let run = Run { dir, fdtrace, repeat: 1, limit: Some(BUDGET), log: None };
     let mut outcomes = run.all(&[])?;
     // Bugs that show themselves by chance may do so late, or not at all. A correct program has no second chance.
     for outcome in outcomes.iter_mut().filter(|outcome| outcome.kind == "bugs" && outcome.failed()) {
@@ -102,6 +107,7 @@ struct Run {
     fdtrace: PathBuf,
     repeat: u32,
     limit: Option<Duration>,
+    log: Option<PathBuf>,
 }
 
 /// What became of one case.
@@ -178,6 +184,14 @@ impl Run {
         Ok(outcomes)
     }
 
+    /// What is known of a case from before.
+    fn earlier(&self, name: &str) -> Result<Vec<Judged>> {
+        let Some(path) = self.log.as_ref().filter(|path| path.exists()) else { return Ok(Vec::new()) };
+        let lines = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        Ok(lines.filter(|line| line["case"] == name).filter_map(|line| judged(&line)).collect())
+    }
+
     fn case(&self, outcome: &mut Outcome, patience: Option<Duration>) -> Result<()> {
         let sudo = if command::is_root() { "" } else { "sudo -E -- " };
         let log = env::temp_dir().join(format!("fdtrace-corpus-{}.jsonl", std::process::id()));
@@ -207,7 +221,13 @@ impl Run {
             thread::sleep(Duration::from_millis(50));
         };
         let lines = fs::read_to_string(&log).unwrap_or_default();
-        outcome.runs = lines.lines().filter_map(|line| judged(&serde_json::from_str(line).ok()?)).collect();
+        outcome.runs = self.earlier(&outcome.name)?;
+        outcome.runs.extend(lines.lines().filter_map(|line| judged(&serde_json::from_str(line).ok()?)));
+        if let Some(path) = &self.log {
+            let file = fs::OpenOptions::new().create(true).append(true).open(path);
+            file.and_then(|mut file| file.write_all(lines.as_bytes()))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
         if outcome.runs.is_empty() {
             outcome.left_out = Some(match finished {
                 false => "it took too long".to_owned(),
@@ -274,7 +294,9 @@ fn markdown(outcomes: &[Outcome]) -> String {
         let rules: BTreeMap<&str, ()> =
             outcome.runs.iter().flat_map(|run| &run.reported).map(|rule| (rule.as_str(), ())).collect();
         let rules: Vec<&str> = rules.into_keys().collect();
-        let all = |part: fn(&Judged) -> &str| match outcome.runs.iter().map(part).collect::<Vec<_>>() {
+        // Who is named in what was found: a miss names nobody.
+        let found = || outcome.runs.iter().filter(|run| run.verdict != "MISS");
+        let all = |part: fn(&Judged) -> &str| match found().map(part).collect::<Vec<_>>() {
             parts if parts.contains(&"no") => "no",
             parts if parts.contains(&"yes") => "yes",
             _ => "",

@@ -230,12 +230,12 @@ impl fmt::Display for SelectError {
                      argument, and the script or module of interpreters, of {looked_at} processes)"
                 )?;
                 if *is_pid {
-                    write!(f, "\ndid you mean `-p {name}`?")?;
+                    write!(f, "\n  hint: did you mean `-p {name}`?")?;
                 }
                 if !similar.is_empty() {
                     write!(f, "\nsimilar: {}", similar.join(", "))?;
                 }
-                write!(f, "\nadd `--wait` to wait until there is one")
+                write!(f, "\n  hint: add `--wait` to wait until there is one")
             }
         }
     }
