@@ -4,11 +4,12 @@
 //!   names what most of the open descriptors are and by which call they came. *Look-alikes.* `inotify_init` and
 //!   `fanotify_init` have limits of their own for each user, and say so with the same error.
 //! * `fd-leak`: descriptors of one origin pile up. Told at the end of the process, or when the limit is reached.
-//!   *Likely*: one thread opened one path at one call site at least 32 times, over seconds and not in one go, and closed none
-//!   of them. *Possible*: at least 32 of one call, kind and path, wherever they were opened; or at least 64 of one call site,
-//!   whatever they are, that came over seconds; none closed, none watched by an epoll. *Look-alikes.* Pools that grow to a
-//!   size, which is why several threads are no more than possible; files that are opened once when the program starts, which
-//!   come in one go; connections that were accepted, of which a server may have as many as it has clients: not told.
+//!   *Likely*: one thread opened one path at one call site at least 32 times, over seconds and not in one go, closed none of
+//!   them, and did not use the eldest any more. *Possible*: at least 32 of one call, kind and path, wherever they were opened;
+//!   or at least 64 of one call site, whatever they are, that came over seconds and whose eldest were not used any more; none
+//!   closed, none watched by an epoll. *Look-alikes.* Pools that grow to a size: the eldest are in use, or several threads
+//!   opened them; files that are opened once when the program starts, which come in one go; connections that were accepted,
+//!   of which a server may have as many as it has clients: not told.
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
@@ -24,6 +25,7 @@ use crate::{
 
 use super::{
     Cause, Out,
+    eldest::{Eldest, Unused},
     evidence::{self, birth},
     finding::{Act, Confidence, Finding, Role},
 };
@@ -57,6 +59,7 @@ pub(super) struct Rules {
     /// Call sites of which some were closed.
     closed_sites: Map<TableId, Set<u64>>,
     places: Places,
+    eldest: Eldest,
     limit_told: Vec<TableId>,
 }
 
@@ -105,11 +108,22 @@ impl Rules {
                     *closed.entry(source).or_default() += 1;
                 }
             }
+            Change::Installed { slot, .. } => {
+                let open = || world.tables.get(&slot.table).map_or(0, |table| table.open().count());
+                if !self.eldest.is_due(*slot, world.now().time, open) {
+                    return;
+                }
+                let sources = by_source(slot.table, world).into_values().filter(|lives| counts(lives[0].1));
+                let sites = by_site(slot.table, world, &self.places).into_values();
+                self.eldest.watch(slot.table, sources.chain(sites), world.now().time, out);
+            }
+            Change::Used { slot, number, .. } => self.eldest.used(*slot, *number),
             Change::NoRoom { table, by } => self.full(*table, by, world, out),
             Change::TableDied { table } => {
                 self.judge(*table, world, out);
                 self.closed.remove(table);
                 self.closed_sites.remove(table);
+                self.eldest.forget(*table);
                 self.limit_told.retain(|told| told != table);
             }
             _ => {}
@@ -129,24 +143,26 @@ impl Rules {
         for (source, mut lives) in by_source(table, world) {
             let closed = self.closed.get(&table).and_then(|closed| closed.get(&source)).copied().unwrap_or(0);
             lives.retain(|(_, life)| counts(life));
-            if lives.len() < MANY || closed > 0 {
+            if lives.len() < MANY || closed > 0 || self.eldest.is_used(table, &lives) {
                 continue;
             }
             told_sites.extend(lives.iter().filter_map(|(_, life)| self.places.site(life)));
             let one_place = self.one_place(table, &lives);
             let at_one_place = if one_place { ", opened at one place" } else { "" };
-            let message =
-                format!("{} of {} are open{at_one_place}, and none was ever closed", lives.len(), named(&source));
+            let unused = self.eldest.unused(table, &lives, world.now().time);
+            let (count, source_named, left) = (lives.len(), named(&source), left(unused));
+            let message = format!("{count} of {source_named} are open{at_one_place}, and none was ever closed{left}");
             let alone = one_place && source.path.is_some() && one_thread(&lives) && came_over_time(&lives);
-            tell(table, &lives, message, alone, world, out);
+            tell(table, &lives, message, alone && unused.is_some(), world, out);
         }
         for (site, lives) in by_site(table, world, &self.places) {
             let of_many_kinds = lives.len() >= MANY_OF_SITE && !told_sites.contains(&site);
-            if of_many_kinds && self.one_place(table, &lives) && came_over_time(&lives) {
+            let unused = self.eldest.unused(table, &lives, world.now().time);
+            if of_many_kinds && unused.is_some() && self.one_place(table, &lives) && came_over_time(&lives) {
                 let example = lives.last().and_then(|(_, life)| source(life)).map(|source| named(&source));
-                let (count, example) = (lives.len(), example.unwrap_or_default());
+                let (count, example, left) = (lives.len(), example.unwrap_or_default(), left(unused));
                 let message = format!(
-                    "{count} that were opened at one place are open, and none was ever closed; the last is {example}"
+                    "{count} that were opened at one place are open, and none was ever closed{left}; the last is {example}"
                 );
                 tell(table, &lives, message, false, world, out);
             }
@@ -226,6 +242,13 @@ fn tell(
         complete,
         ..evidence::finding("fd-leak", incident, by, *last_fd, world)
     });
+}
+
+/// What is known of their use.
+fn left(unused: Option<Unused>) -> String {
+    unused.map_or_else(String::new, |Unused { count, time }| {
+        format!(" (of the eldest {count} were watched for {} s: not used)", time / 1_000_000_000)
+    })
 }
 
 /// They were not opened in one go.

@@ -7,6 +7,7 @@ mod blocked;
 pub mod callsite;
 mod close;
 mod conversation;
+mod eldest;
 mod epoll;
 pub(crate) mod evidence;
 pub mod finding;

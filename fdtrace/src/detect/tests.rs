@@ -281,7 +281,10 @@ fn fd_leak_by_call_site() {
     };
     let leak = |script: &str| of("fd-leak", &format!("{script}1 exit"));
     let one_path = |fd: i32| format!("1 open /cfg @7 -> {fd}");
+    let leak = |script: &str| leak(&format!("{script}sleep 1500\n"));
     assert_eq!(leak(&open(&one_path, 3, 43)), ["fd-leak likely 1 42"]);
+    // The eldest is in use.
+    assert_eq!(leak(&format!("{}1 read 3 9\n", open(&one_path, 3, 43))), NONE);
     // From two places.
     let two_places = |fd: i32| format!("1 open /cfg @{} -> {fd}", fd % 2);
     assert_eq!(leak(&open(&two_places, 3, 43)), ["fd-leak possible 1 42"]);

@@ -10,12 +10,13 @@ pub(super) const RULES: &[RuleText] = &[
         definition: "One call site opens descriptors that are neither closed nor used again. Their number grows until the limit is reached, and \
             then calls fail that have nothing to do with it.",
         proof: "Likely if one thread opened one path at one call site at least 32 times, at four times or more with at least a second \
-            between them, and nothing that was opened there was ever closed. Possible if that many of one call, kind and path are open \
-            whoever opened them, or 64 of one call site whatever they are, and none was closed. Never proven: what a program keeps it \
-            may want to keep. Told when the process ends, or when it has no numbers left. To follow a leak for long at little cost: \
-            --arm-at 100.",
+            between them, nothing that was opened there was ever closed, and of the eldest, whose uses are watched once the table has \
+            grown, none was used again. Possible if that many of one call, kind and path are open whoever opened them, or 64 of one \
+            call site whatever they are, none was closed, and none of the eldest was seen in use. Never proven: what a program keeps \
+            it may want to keep. Told when the process ends, or when it has no numbers left. To follow a leak for long at little \
+            cost: --arm-at 100.",
         look_alikes: &[
-            "pools that grow to a size and stay there: several threads that open the same are possible at most",
+            "pools that grow to a size and stay there: their eldest are in use, and several threads open them",
             "what a program opens when it starts: it comes in one go",
             "descriptors that are watched by an epoll; connections that were accepted",
             "whatever is open at exit, by itself: the kernel closes it",
