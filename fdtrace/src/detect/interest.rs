@@ -174,6 +174,10 @@ impl Rules {
             known = true;
             // What another process registered in a shared instance is another rule's business.
             let here = entry.table.is_none_or(|table| table == slot.table);
+            // Registered unseen, so who has the number now may have been registered unseen as well.
+            if entry.added.is_none() && is_open(world, SlotId { table: slot.table, fd: entry.fd }) {
+                return;
+            }
             let Some(since) = gone_since(entry, slot.table, world).filter(|_| here) else { return };
             if since >= by.at.start() || held_for_a_moment(entry, slot.table, by, world) {
                 return;
@@ -191,7 +195,7 @@ impl Rules {
         if let Some((fd, _)) = self.listed.get(&(epoll, data)).filter(|(_, at)| by.at.start() > 0 && *at < now) {
             let fd = *fd;
             // A number that the events show as open was opened after the list was read.
-            if world.slot(SlotId { table: slot.table, fd }).and_then(|slot| slot.live()).is_none() {
+            if !is_open(world, SlotId { table: slot.table, fd }) {
                 self.tell_ghost(epoll, slot, None, fd, by, world, out);
             }
             return;
@@ -259,6 +263,10 @@ impl Rules {
             ..evidence::finding("ghost-event", incident, by, fd, world)
         });
     }
+}
+
+fn is_open(world: &World, slot: SlotId) -> bool {
+    world.slot(slot).is_some_and(|slot| slot.live().is_some())
 }
 
 /// Position since which the number of an entry is not the entry's any more; `None`: it still is, or nobody knows.

@@ -143,6 +143,10 @@ impl World {
         };
         // Anonymous inodes are shared by many files, so an inode proves a difference only.
         let holder = current.as_ref().map(|current| current.serial);
+        let earlier = table.slots.get(&fd).filter(|_| same == Some(false)).and_then(|slot| {
+            let mut past = slot.past().rev().map(|life| &life.data.description);
+            past.find(|description| is_of(description)).cloned()
+        });
         let current = current.filter(|current| same.unwrap_or(true) && is_of(current));
         let matches = |entry: &Entry| match (same, &current) {
             (Some(true), Some(current)) => entry.target.serial == current.serial,
@@ -161,8 +165,8 @@ impl World {
                 return;
             }
         }
-        // The number may be closed or mean another file by now: the entry is about a file that we cannot see.
-        let target = current.unwrap_or_else(|| {
+        // The number is closed or means another file by now: it is about who had it last, or about a file that we cannot see.
+        let target = current.or(earlier).unwrap_or_else(|| {
             let info = FileInfo { inode, dev, ..FileInfo::default() };
             self.identities.create(0, Some(Details { info, kind: Kind::Unknown, path: None, opened: None }))
         });

@@ -22,10 +22,11 @@ except OSError:
     pass
 ";
 
-struct Server(Child);
+/// What waits for a word.
+pub struct Server(Child);
 
 impl Server {
-    fn start(script: &Path) -> Self {
+    pub fn start(script: &Path) -> Self {
         let mut child = Command::new("python3")
             .arg(script)
             .stdin(Stdio::piped())
@@ -39,7 +40,11 @@ impl Server {
         Self(child)
     }
 
-    fn go(&mut self) {
+    pub fn pid(&self) -> String {
+        self.0.id().to_string()
+    }
+
+    pub fn go(&mut self) {
         let stdin = self.0.stdin.as_mut().expect("a pipe");
         stdin.write_all(b"go\n").expect("the server listens");
     }

@@ -5,7 +5,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::harness::{FDTRACE, Scratch, plain, pythons};
+use super::{
+    attach::Server,
+    harness::{Attached, FDTRACE, Scratch, plain, pythons},
+};
 
 /// Threads and children, and a read of what was closed.
 pub const PROGRAM: &str = "\
@@ -48,6 +51,45 @@ int main(void) {
     return 0;
 }
 "#;
+
+/// An entry that was made before anybody looked outlives its number, because a child has a copy.
+const GHOST: &str = "\
+import os, select, signal, socket, sys, time
+loop = select.epoll()
+a, b = socket.socketpair()
+loop.register(a.fileno(), select.EPOLLIN)
+child = os.fork()
+if child == 0:
+    time.sleep(60)
+    os._exit(0)
+print('ready', flush=True)
+sys.stdin.readline()
+a.close()
+b.send(b'x')
+for _ in range(50):
+    loop.poll(1)
+    time.sleep(0.01)
+os.kill(child, signal.SIGKILL)
+os.wait()
+";
+
+/// What was read of the kernel's own lists is recorded as well.
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn what_was_there_before_is_known_again() {
+    let scratch = Scratch::new();
+    let [file, again] = ["x.fdt", "again.json"].map(|name| scratch.path(name));
+    let mut server = Server::start(&scratch.write("ghost.py", GHOST));
+    let attached = Attached::start(&["-p", &server.pid(), "-o", file.to_str().expect("a plain path")]);
+    server.go();
+    let live = attached.finish();
+    assert_eq!(live.the("ghost-event")["confidence"], "proven", "{:?}", live.all());
+    let told = Command::new(FDTRACE).arg("report").arg(&file).arg("--json").arg(&again).output().expect("fdtrace runs");
+    assert!(told.status.success());
+    let again = std::fs::read_to_string(&again).expect("findings");
+    let rules = |rule: &str| again.matches(&format!("\"rule\":\"{rule}\"")).count() as u64;
+    assert_eq!(live.all().iter().map(|rule| rules(rule)).min(), Some(1), "{:?}: {again}", live.all());
+}
 
 /// Records a command, has `leave` take the program away, and has it all told again. Returns what was told to a program
 /// and to people.

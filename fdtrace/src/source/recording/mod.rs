@@ -32,7 +32,8 @@ pub fn may_be_recorded(record: u16) -> bool {
         kind::CALL..=kind::CALL_EPOLL_WAIT
             | kind::FORK..=kind::NAMESPACED
             | kind::SNAP_ROW..=kind::SNAP_END
-            | kind::LOST..=kind::SNAP_BEGIN
+            | kind::LOST..=kind::EPOLL_LIST
+            | kind::EPOLL_ENTRY
             | witness::kind::STACK..=witness::kind::TYPE
     )
 }
