@@ -144,14 +144,19 @@ impl World {
         // Anonymous inodes are shared by many files, so an inode proves a difference only.
         let holder = current.as_ref().map(|current| current.serial);
         let earlier = table.slots.get(&fd).filter(|_| same == Some(false)).and_then(|slot| {
-            let mut past = slot.past().rev().map(|life| &life.data.description);
-            past.find(|description| is_of(description)).cloned()
+            let past = slot.past().rev().map(|life| &life.data.description);
+            // The listing is newer than the events before it: whoever has the number there may have lost it since.
+            let mut all = past.chain(current.as_ref());
+            all.find(|description| is_of(description) && has_inode_of_its_own(description.kind())).cloned()
         });
         let current = current.filter(|current| same.unwrap_or(true) && is_of(current));
         let matches = |entry: &Entry| match (same, &current) {
             (Some(true), Some(current)) => entry.target.serial == current.serial,
             // Not the one that the number means: that one may have an entry of its own.
-            (Some(false), _) => is_of(&entry.target) && Some(entry.target.serial) != holder,
+            (Some(false), _) => {
+                let serial = Some(entry.target.serial);
+                is_of(&entry.target) && (serial != holder || serial == earlier.as_ref().map(|earlier| earlier.serial))
+            }
             _ => is_of(&entry.target),
         };
         let state = self.epolls.get_mut(&instance.serial);
@@ -221,4 +226,9 @@ impl World {
         }
         self.agree(&whole, snapshot.begin.pos);
     }
+}
+
+/// Other kinds share one inode among all files of the kind, or of several.
+fn has_inode_of_its_own(kind: Kind) -> bool {
+    matches!(kind, Kind::File | Kind::CharDevice | Kind::Pipe | Kind::Socket { .. })
 }
