@@ -109,8 +109,10 @@ impl Tracee {
             let tid = entry.unwrap().file_name().to_str().unwrap().parse().unwrap();
             if tid != stop.tid {
                 self.interrupt(tid);
-                self.wait(tid);
-                ptrace(libc::PTRACE_DETACH, tid, libc::SIGSTOP as u64).unwrap();
+                // One that was about to end has ended instead.
+                if self.wait(tid).is_some_and(|(_, status)| libc::WIFSTOPPED(status)) {
+                    ptrace(libc::PTRACE_DETACH, tid, libc::SIGSTOP as u64).unwrap();
+                }
             }
         }
         let started = Instant::now();
