@@ -18,7 +18,7 @@ const EACH: usize = 4;
 /// Origins watched at one look, and numbers in all.
 const ORIGINS: usize = 16;
 const NUMBERS: usize = 4096;
-/// Who was not used for so long after the last opening is not in use, nanoseconds.
+/// Who was not used for so long since it is watched is not in use, nanoseconds.
 const LONG: u64 = 1_000_000_000;
 
 #[derive(Debug, Default)]
@@ -76,11 +76,11 @@ impl Eldest {
         for mut lives in groups.filter(|lives| lives.len() >= MANY).take(ORIGINS) {
             lives.sort_by_key(|(_, life)| life.data.by.as_ref().map(|by| by.at.exit.time));
             for (fd, life) in lives.iter().take(EACH) {
-                let (slot, Some(by)) = (SlotId { table, fd: *fd }, life.data.by.as_ref()) else { continue };
-                let known = self.watched.get(&slot).is_some_and(|watched| watched.number == life.number);
-                if !known && self.watched.len() < NUMBERS {
+                let Some(by) = life.data.by.as_ref() else { continue };
+                if self.of(table, *fd, life).is_none() && self.watched.len() < NUMBERS {
                     out.wants.push(Want::Uses { tgid: by.tgid, fd: *fd, times: 1 });
-                    self.watched.insert(slot, Watched { number: life.number, since: now, used: false });
+                    let watched = Watched { number: life.number, since: now, used: false };
+                    self.watched.insert(SlotId { table, fd: *fd }, watched);
                 }
             }
         }
@@ -92,26 +92,23 @@ impl Eldest {
         }
     }
 
+    fn of(&self, table: TableId, fd: i32, life: &Life<Generation>) -> Option<&Watched> {
+        self.watched.get(&SlotId { table, fd }).filter(|watched| watched.number == life.number)
+    }
+
     /// Those of a group that were watched for long, if not one of them was used.
     pub(super) fn unused(&self, table: TableId, lives: &[(i32, &Life<Generation>)], now: u64) -> Option<Unused> {
-        let mut unused: Option<Unused> = None;
-        for (fd, life) in lives {
-            let watched = self.watched.get(&SlotId { table, fd: *fd });
-            let Some(watched) = watched.filter(|watched| watched.number == life.number) else { continue };
-            if watched.used {
-                return None;
-            }
-            let (count, time) = unused.map_or((0, u64::MAX), |unused| (unused.count, unused.time));
-            unused = Some(Unused { count: count + 1, time: time.min(now.saturating_sub(watched.since)) });
+        if self.is_used(table, lives) {
+            return None;
         }
-        unused.filter(|unused| unused.time >= LONG)
+        let watched = || lives.iter().filter_map(|(fd, life)| self.of(table, *fd, life));
+        let last = watched().map(|watched| watched.since).max()?;
+        let time = now.saturating_sub(last);
+        (time >= LONG).then(|| Unused { count: watched().count(), time })
     }
 
     pub(super) fn is_used(&self, table: TableId, lives: &[(i32, &Life<Generation>)]) -> bool {
-        lives.iter().any(|(fd, life)| {
-            let watched = self.watched.get(&SlotId { table, fd: *fd });
-            watched.is_some_and(|watched| watched.number == life.number && watched.used)
-        })
+        lives.iter().any(|(fd, life)| self.of(table, *fd, life).is_some_and(|watched| watched.used))
     }
 
     pub(super) fn forget(&mut self, table: TableId) {

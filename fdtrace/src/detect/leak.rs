@@ -39,6 +39,7 @@ const BURSTS: usize = 4;
 const PAUSE: u64 = 1_000_000_000;
 /// Origins remembered for one table, and tables.
 const ORIGINS: usize = 4096;
+/// Call sites remembered; all are forgotten when there are more.
 const PLACES: usize = 65_536;
 /// Origins named when the limit is reached.
 const NAMED: usize = 3;
@@ -139,6 +140,10 @@ impl Rules {
 
     /// The process ends, or we do: what has piled up?
     fn judge(&mut self, table: TableId, world: &World, out: &mut Out<'_>) {
+        // Most never had so many numbers, and need no sorting by origin.
+        if world.tables.get(&table).is_none_or(|table| table.slots.len() < MANY) {
+            return;
+        }
         let mut told_sites = Set::default();
         for (source, mut lives) in by_source(table, world) {
             let closed = self.closed.get(&table).and_then(|closed| closed.get(&source)).copied().unwrap_or(0);
@@ -156,9 +161,11 @@ impl Rules {
             tell(table, &lives, message, alone && unused.is_some(), world, out);
         }
         for (site, lives) in by_site(table, world, &self.places) {
-            let of_many_kinds = lives.len() >= MANY_OF_SITE && !told_sites.contains(&site);
+            if lives.len() < MANY_OF_SITE || told_sites.contains(&site) {
+                continue;
+            }
             let unused = self.eldest.unused(table, &lives, world.now().time);
-            if of_many_kinds && unused.is_some() && self.one_place(table, &lives) && came_over_time(&lives) {
+            if unused.is_some() && self.one_place(table, &lives) && came_over_time(&lives) {
                 let example = lives.last().and_then(|(_, life)| source(life)).map(|source| named(&source));
                 let (count, example, left) = (lives.len(), example.unwrap_or_default(), left(unused));
                 let message = format!(

@@ -270,28 +270,15 @@ fn a_listed_registration_whose_file_is_held_under_another_number_goes_with_it() 
 /// The listing is read at once, and its record comes before those of the calls that are still in the ring.
 #[test]
 fn a_registration_that_is_listed_before_its_number_is_seen_to_be_closed_is_that_number_s() {
-    let mut bench = Bench::new();
-    let epoll = FileInfo { file: 0xe0, inode: 1, ..FileInfo::default() };
-    let install = Install { fd: 10, file: epoll, cloexec: false, source: Source::New, path: None, looked: 2 };
-    bench.call("epoll_create1", at(1, 2), 10, Effect::Install(install));
+    let (mut bench, epoll) = with_epoll();
     bench.open(at(3, 4), 5, 0xa0);
-    let (instance, description) = (bench.serial(10), Rc::clone(&bench.live(10).data.description));
-    bench.world.epolls.insert(instance, Epoll::new(description, None));
     let listed = bench.serial(5);
-    for (pos, closed) in [(20, false), (30, true)] {
+    for closed in [false, true] {
         if closed {
             bench.dup(at(21, 22), 5, 6, 0xa0);
             bench.close(at(23, 24), 5, 0xa0, 0);
         }
-        for fd in [EpollEntry::BEGIN, 5, EpollEntry::END] {
-            let inode = file(0xa0).inode;
-            let what =
-                What::EpollEntry { epoll: 10, fd, events: 1, data: 5, inode, dev: 0, current: Some(false), held: None };
-            let at = Interval { enter: None, exit: moment(pos) };
-            bench.world.apply(&Event { at, tgid: 1, tid: 101, table: TABLE, what }, &mut bench.changes);
-        }
-        let entries: Vec<_> = bench.world.epolls[&instance].entries.keys().copied().collect();
-        assert_eq!(entries, [(listed, 5)], "closed: {closed}");
+        assert_eq!(bench.list(&epoll, &[(5, false)]), [(listed, 5)], "closed: {closed}");
     }
 }
 

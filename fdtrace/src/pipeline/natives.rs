@@ -16,6 +16,7 @@ use fdtrace_common::{
 use super::loaded::{self, Loaded};
 use crate::{
     detect::finding::{Act, Finding, Frame, Name},
+    source::recording::without_copy,
     who::{
         native::{
             AddressSpace, End, Lost, NativeFrame, Objects, Registers, Snapshot, Symbols,
@@ -38,8 +39,7 @@ impl Half {
     ///
     /// `None`: it is no record of a stack.
     pub(super) fn kept(&self, record: &[u8]) -> Option<Vec<u8>> {
-        let (head, tail) = wire::read::<Stack>(record)?;
-        let frames = tail.get(..usize::try_from(head.frames).ok()?.checked_mul(size_of::<PyFrame>())?)?;
+        let (head, frames) = without_copy(record)?;
         let (site, known) = self.site().map_or((0, 0), |site| (site, note::SITE));
         let head = Stack {
             caller: self.caller,

@@ -43,11 +43,21 @@ pub fn harmless(record: u16, bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
     if record != witness::kind::STACK {
         return Some(Cow::Borrowed(bytes));
     }
+    let (head, frames) = without_copy(bytes)?;
+    let site = if head.notes & witness::note::SITE == 0 { 0 } else { head.saved[0] };
+    let saved = [site, 0, 0, 0, 0];
+    // What user space has unwound is so already.
+    if (head.bp, head.saved, head.stack_len) == (0, saved, 0) && bytes.len() == size_of::<Stack>() + frames.len() {
+        return Some(Cow::Borrowed(bytes));
+    }
+    Some(Cow::Owned([bytes_of(&Stack { bp: 0, saved, stack_len: 0, ..head }), frames].concat()))
+}
+
+/// What a stack's record has besides the copy of the stack: its head, and the Python frames.
+pub fn without_copy(bytes: &[u8]) -> Option<(Stack, &[u8])> {
     let (head, tail) = wire::read::<Stack>(bytes)?;
     let frames = tail.get(..usize::try_from(head.frames).ok()?.checked_mul(size_of::<witness::PyFrame>())?)?;
-    let site = if head.notes & witness::note::SITE == 0 { 0 } else { head.saved[0] };
-    let head = Stack { bp: 0, saved: [site, 0, 0, 0, 0], stack_len: 0, ..head };
-    Some(Cow::Owned([bytes_of(&head), frames].concat()))
+    Some((head, frames))
 }
 
 /// Made by the kernel side, so that it took room in the ring; the others are made by user space and took none.
