@@ -3,7 +3,7 @@
 use fdtrace_common::wire::{Watch, watch_key};
 
 use crate::{
-    kernel::Files,
+    kernel::{Files, has_turns},
     maps::WATCHED,
     shared::{watch_number, watches_number},
 };
@@ -37,6 +37,15 @@ pub fn number(tgid: u32, fd: u32, times: u32) {
 pub fn file(file: u64, fd: u32, times: u32, every: u32) {
     let _ = WATCHED.insert(file, Watch { left: times, every, last: 0, reserved: 0 }, 0);
     watch_number(u64::from(fd));
+}
+
+/// An open got a standard number: a program that is started with it may be through before user space has read of that.
+/// Told of files that stray output spoils, whenever they change hands.
+#[inline(always)]
+pub fn standard(file: u64, fd: u32) {
+    if fd <= 2 && file != 0 && has_turns(file) {
+        self::file(file, fd, Watch::TURNS, 0);
+    }
 }
 
 /// A use that was asked for is about to be told. Two threads at once may count one for two: it is a budget.

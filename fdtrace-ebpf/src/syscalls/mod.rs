@@ -215,6 +215,9 @@ pub fn tell_call(regs: *const c_void, ret: i64) {
         class::EPOLL_WAIT if ret != 0 || regs.arg(3) != 0 => done.epoll_wait(),
         _ => done.failed(),
     }
+    if (0..=2).contains(&ret) && matches!(done.class, class::RETURNS_FD | class::OPEN_PATH0 | class::OPEN_PATH1) {
+        watch::standard(done.files.file(ret as u64), ret as u32);
+    }
 }
 
 /// The end of a call that leaves descriptors in memory.

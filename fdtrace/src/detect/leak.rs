@@ -11,7 +11,7 @@
 //!   opened them; files that are opened once when the program starts, which come in one go; connections that were accepted,
 //!   of which a server may have as many as it has clients: not told.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, hash::Hash, rc::Rc};
 
 use crate::{
     collections::{Map, Set},
@@ -37,7 +37,8 @@ const MANY_OF_SITE: usize = 64;
 /// Times at which they came, so that they were not opened in one go, and what lies between two, nanoseconds.
 const BURSTS: usize = 4;
 const PAUSE: u64 = 1_000_000_000;
-/// Origins remembered for one table, and tables.
+/// Tables in which something was closed that are remembered, and origins of one of them, and its call sites.
+const TABLES: usize = 4096;
 const ORIGINS: usize = 4096;
 /// Call sites remembered; all are forgotten when there are more.
 const PLACES: usize = 65_536;
@@ -55,13 +56,63 @@ struct Source {
 
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    /// How many of an origin were closed.
-    closed: Map<TableId, Map<Source, u64>>,
-    /// Call sites of which some were closed.
-    closed_sites: Map<TableId, Set<u64>>,
+    closed: ClosedByTable,
     places: Places,
     eldest: Eldest,
     limit_told: Vec<TableId>,
+}
+
+/// What was closed in tables that live. Of what is too much to remember nobody is told that it was not closed.
+#[derive(Debug, Default)]
+struct ClosedByTable {
+    tables: Map<TableId, Closed>,
+    /// There were more tables than are remembered.
+    lost_tables: bool,
+    forgotten: u64,
+}
+
+/// What was closed in one table.
+#[derive(Debug, Default)]
+struct Closed {
+    sources: Set<Source>,
+    sites: Set<u64>,
+}
+
+impl ClosedByTable {
+    fn add(&mut self, table: TableId, source: Option<Source>, site: Option<u64>) {
+        if self.tables.len() >= TABLES && !self.tables.contains_key(&table) {
+            self.lost_tables = true;
+            self.forgotten += 1;
+            return;
+        }
+        let closed = self.tables.entry(table).or_default();
+        self.forgotten +=
+            u64::from(!remember(&mut closed.sources, source)) + u64::from(!remember(&mut closed.sites, site));
+    }
+
+    /// Was one of this origin closed? `None`: that is not known any more.
+    fn has_source(&self, table: TableId, source: &Source) -> Option<bool> {
+        self.has(table, source, |closed| &closed.sources)
+    }
+
+    fn has_site(&self, table: TableId, site: u64) -> Option<bool> {
+        self.has(table, &site, |closed| &closed.sites)
+    }
+
+    fn has<T: Eq + Hash>(&self, table: TableId, what: &T, of: impl FnOnce(&Closed) -> &Set<T>) -> Option<bool> {
+        let Some(closed) = self.tables.get(&table).map(of) else { return (!self.lost_tables).then_some(false) };
+        if closed.contains(what) { Some(true) } else { (closed.len() < ORIGINS).then_some(false) }
+    }
+}
+
+/// Is it remembered now, if there is any?
+fn remember<T: Eq + Hash>(set: &mut Set<T>, new: Option<T>) -> bool {
+    let Some(new) = new else { return true };
+    if set.len() < ORIGINS {
+        set.insert(new);
+        return true;
+    }
+    set.contains(&new)
 }
 
 /// Call sites by position in the instructions, so that line tables are read once for each.
@@ -87,27 +138,17 @@ impl Places {
 }
 
 impl Rules {
+    /// What was forgotten because there was too much of it.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.closed.forgotten
+    }
+
     pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
         match change {
             Change::Removed { slot, number, how: How::Closed | How::Replaced, .. } => {
                 let Some(life) = world.slot(*slot).and_then(|slot| slot.life(*number)) else { return };
                 let Some(source) = source(life) else { return };
-                if self.closed.len() >= ORIGINS {
-                    return;
-                }
-                if let Some(site) = self.places.site(life) {
-                    let sites = self.closed_sites.entry(slot.table).or_default();
-                    if sites.len() < ORIGINS {
-                        sites.insert(site);
-                    }
-                }
-                if !counts(life) {
-                    return;
-                }
-                let closed = self.closed.entry(slot.table).or_default();
-                if closed.len() < ORIGINS {
-                    *closed.entry(source).or_default() += 1;
-                }
+                self.closed.add(slot.table, Some(source).filter(|_| counts(life)), self.places.site(life));
             }
             Change::Installed { slot, .. } => {
                 let open = || world.tables.get(&slot.table).map_or(0, |table| table.open().count());
@@ -122,8 +163,7 @@ impl Rules {
             Change::NoRoom { table, by } => self.full(*table, by, world, out),
             Change::TableDied { table } => {
                 self.judge(*table, world, out);
-                self.closed.remove(table);
-                self.closed_sites.remove(table);
+                self.closed.tables.remove(table);
                 self.eldest.forget(*table);
                 self.limit_told.retain(|told| told != table);
             }
@@ -146,13 +186,16 @@ impl Rules {
         }
         let mut told_sites = Set::default();
         for (source, mut lives) in by_source(table, world) {
-            let closed = self.closed.get(&table).and_then(|closed| closed.get(&source)).copied().unwrap_or(0);
             lives.retain(|(_, life)| counts(life));
-            if lives.len() < MANY || closed > 0 || self.eldest.is_used(table, &lives) {
+            let closed = self.closed.has_source(table, &source);
+            if lives.len() < MANY || closed == Some(true) || self.eldest.is_used(table, &lives) {
+                continue;
+            }
+            let one_place = self.one_place(table, &lives);
+            if closed.is_none() && !one_place {
                 continue;
             }
             told_sites.extend(lives.iter().filter_map(|(_, life)| self.places.site(life)));
-            let one_place = self.one_place(table, &lives);
             let at_one_place = if one_place { ", opened at one place" } else { "" };
             let unused = self.eldest.unused(table, &lives, world.now().time);
             let (count, source_named, left) = (lives.len(), named(&source), left(unused));
@@ -179,9 +222,8 @@ impl Rules {
     /// All were opened at one call site, and nothing that was opened there was closed.
     fn one_place(&self, table: TableId, lives: &[(i32, &Life<Generation>)]) -> bool {
         let Some(place) = lives.first().and_then(|(_, life)| self.places.site(life)) else { return false };
-        let closed =
-            self.closed_sites.get(&table).is_some_and(|sites| sites.contains(&place) || sites.len() >= ORIGINS);
-        !closed && lives.iter().all(|(_, life)| self.places.site(life) == Some(place))
+        self.closed.has_site(table, place) == Some(false)
+            && lives.iter().all(|(_, life)| self.places.site(life) == Some(place))
     }
 
     fn full(&mut self, table: TableId, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {

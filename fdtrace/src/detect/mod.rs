@@ -173,6 +173,7 @@ impl Detector {
             + self.blocked.forgotten()
             + self.overwrite.forgotten()
             + self.stdio.forgotten()
+            + self.leak.forgotten()
             + self.inherit.forgotten()
             + self.no_socket.forgotten()
     }

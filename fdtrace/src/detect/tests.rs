@@ -310,6 +310,22 @@ fn fd_leak_by_call_site() {
     assert_eq!(leak(&format!("{}1 open /x @7 -> 80\n1 close 80\n", open(&one_place, 3, 73))), NONE);
 }
 
+/// Of more origins than can be remembered nobody says that they were never closed, unless their place is known.
+#[test]
+fn fd_leak_after_many_closes() {
+    let closes: String = (0..5000).map(|n| format!("1 open /in/{n} @1 -> 3\n1 close 3\n")).collect();
+    let closed = "1 open /cfg @2 -> 3\n1 close 3\n";
+    let leak = |before: &str, at: &str| -> Vec<String> {
+        let open: String = (3..43).map(|fd| format!("1 open /cfg{at} -> {fd}\n")).collect();
+        of("fd-leak", &format!("{before}{open}1 exit"))
+    };
+    assert_eq!(leak("", ""), ["fd-leak possible 1 42"]);
+    assert_eq!(leak(&format!("{closes}{closed}"), ""), NONE);
+    assert_eq!(leak(&closes, ""), NONE);
+    assert_eq!(leak(&closes, " @3"), ["fd-leak possible 1 42"]);
+    assert_eq!(leak(&format!("{closes}{closed}"), " @2"), NONE);
+}
+
 #[test]
 fn fd_limit_names_the_places() {
     let script: String = (3..40).map(|fd| format!("1 open /in/{fd} @{} -> {fd}\n", fd % 3 / 2)).collect();

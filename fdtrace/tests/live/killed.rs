@@ -22,7 +22,7 @@ use super::{
 
 /// What is not written yet when a recorder is killed: the last 200 ms. On a machine with more to do than cores it has to wait
 /// for its turn besides, or for the disk, now and then for long: so it is the round in the middle that counts.
-const LATE: Duration = Duration::from_millis(200 + 200);
+const LATE: Duration = Duration::from_millis(200);
 const VERY_LATE: Duration = Duration::from_millis(200 + 1800);
 
 /// A file is so long when the program runs and not only its interpreter starts.

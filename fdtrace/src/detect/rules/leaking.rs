@@ -26,12 +26,12 @@ pub(super) const RULES: &[RuleText] = &[
         severity_varies: "",
         since: Since::Implemented,
         example: Example {
-            file: "sizes.py",
+            file: "memory.py",
             source: r#"import os
 
-def size(path):
-    fd = os.open(path, os.O_RDONLY)
-    return os.fstat(fd).st_size
+def resident():
+    fd = os.open("/proc/self/statm", os.O_RDONLY)
+    return int(os.pread(fd, 64, 0).split()[1])
 "#,
             report: include_str!("examples/fd-leak.txt"),
         },

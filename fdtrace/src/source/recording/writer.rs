@@ -21,9 +21,10 @@ use super::{
 };
 use crate::source::live::Totals;
 
-/// A block is written when its records, packed, are so many bytes, or its first is so old.
+/// A block is written when its records, packed, are so many bytes, or its first is so old. Half of the 200 ms that a killed
+/// recorder may lose: the other half is for the way from the kernel, and for a machine with more to do than cores.
 pub const FLUSH_BYTES: usize = 256 << 10;
-pub const FLUSH_AFTER: Duration = Duration::from_millis(200);
+pub const FLUSH_AFTER: Duration = Duration::from_millis(100);
 /// Blocks that say nothing but that time passes may wait longer: losing one loses nothing.
 const IDLE_FLUSH_AFTER: Duration = Duration::from_secs(5);
 /// How often a snapshot is written, if anything was.
