@@ -209,7 +209,10 @@ fn call(pos: u64, kind: u16, bytes: &[u8], arch: Arch, short: DecodeError) -> Re
             let (record, _) = wire::read::<wire::CallPair>(bytes).ok_or(short)?;
             let [a, b] = record.fds;
             let [file_a, file_b] = record.files;
-            Effect::Pair([install(a, file_a, Source::New, None, pos), install(b, file_b, Source::New, None, pos)])
+            Effect::Pair(Box::new([
+                install(a, file_a, Source::New, None, pos),
+                install(b, file_b, Source::New, None, pos),
+            ]))
         }
         kind::CALL_PATH => {
             let (record, tail) = wire::read::<wire::CallPath>(bytes).ok_or(short)?;

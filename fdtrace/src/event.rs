@@ -272,7 +272,8 @@ pub enum Effect {
     /// Nothing: it failed, or it only used its descriptors.
     None,
     Install(Install),
-    Pair([Install; 2]),
+    /// Boxed, because events are moved about, and pairs are few.
+    Pair(Box<[Install; 2]>),
     /// What came with a message: number and address of each; whatever they are was open elsewhere.
     Receive {
         files: Vec<(i32, u64)>,

@@ -60,7 +60,7 @@ impl World {
                 self.install(table, install, &by, changes);
             }
             Effect::Pair(pair) => {
-                for install in pair {
+                for install in pair.as_ref() {
                     self.install(table, install, &by, changes);
                 }
             }

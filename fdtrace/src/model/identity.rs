@@ -33,7 +33,7 @@
 
 use std::{
     cell::{Cell, OnceCell},
-    collections::BTreeSet,
+    collections::{BTreeSet, hash_map::Entry},
     rc::Rc,
 };
 
@@ -50,9 +50,46 @@ use super::{
 pub(super) struct Identities {
     next: u64,
     /// Live slots by the address that they were seen with.
-    holders: Map<u64, BTreeSet<SlotId>>,
+    holders: Map<u64, Holders>,
     /// Addresses that live slots hold with different descriptions, and those descriptions.
     doubts: Map<u64, Vec<Rc<Description>>>,
+}
+
+/// Slots that were seen with one address: nearly always one.
+#[derive(Debug)]
+enum Holders {
+    One(SlotId),
+    Many(BTreeSet<SlotId>),
+}
+
+impl Holders {
+    fn insert(&mut self, slot: SlotId) {
+        match self {
+            Self::One(only) if *only == slot => {}
+            Self::One(only) => *self = Self::Many([*only, slot].into()),
+            Self::Many(slots) => _ = slots.insert(slot),
+        }
+    }
+
+    /// `true`: nobody is left.
+    fn remove(&mut self, slot: SlotId) -> bool {
+        match self {
+            Self::One(only) => *only == slot,
+            Self::Many(slots) => {
+                slots.remove(&slot);
+                slots.is_empty()
+            }
+        }
+    }
+
+    /// In order.
+    fn iter(&self) -> impl Iterator<Item = SlotId> {
+        let (one, many) = match self {
+            Self::One(only) => (Some(*only), None),
+            Self::Many(slots) => (None, Some(slots)),
+        };
+        one.into_iter().chain(many.into_iter().flatten().copied())
+    }
 }
 
 impl Identities {
@@ -69,20 +106,21 @@ impl Identities {
     /// A slot's occupant changed, from one address to another; 0: nobody, or not seen.
     pub fn moved(&mut self, slot: SlotId, from: u64, to: u64) {
         if from != 0
-            && let Some(holders) = self.holders.get_mut(&from)
+            && let Entry::Occupied(mut holders) = self.holders.entry(from)
+            && holders.get_mut().remove(slot)
         {
-            holders.remove(&slot);
-            if holders.is_empty() {
-                self.holders.remove(&from);
-            }
+            holders.remove();
         }
         if to != 0 {
-            self.holders.entry(to).or_default().insert(slot);
+            match self.holders.entry(to) {
+                Entry::Vacant(holders) => _ = holders.insert(Holders::One(slot)),
+                Entry::Occupied(mut holders) => holders.get_mut().insert(slot),
+            }
         }
     }
 
     pub fn holders(&self, file: u64) -> impl Iterator<Item = SlotId> {
-        self.holders.get(&file).into_iter().flatten().copied()
+        self.holders.get(&file).into_iter().flat_map(Holders::iter)
     }
 }
 
@@ -150,7 +188,8 @@ impl World {
 
     /// Somebody lost an address that is in doubt: is it still?
     pub(super) fn doubt_again(&mut self, file: u64) {
-        if self.rivals(file, |_| true).1 < 2
+        if self.identities.doubts.contains_key(&file)
+            && self.rivals(file, |_| true).1 < 2
             && let Some(settled) = self.identities.doubts.remove(&file)
         {
             for description in settled {
@@ -186,7 +225,7 @@ impl World {
         let stands = |world: &Self, slot: SlotId| {
             tables.contains(&slot.table) && world.slot(slot).is_some_and(|slot| !slot.touched_since(since))
         };
-        let shared = self.identities.holders.iter().filter(|(_, holders)| holders.len() > 1);
+        let shared = self.identities.holders.iter().filter(|(_, holders)| holders.iter().nth(1).is_some());
         let files: Vec<u64> = shared.map(|(file, _)| *file).collect();
         for file in files {
             let (Some(oldest), 2..) = self.rivals(file, |slot| stands(self, slot)) else { continue };

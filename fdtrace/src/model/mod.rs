@@ -139,7 +139,7 @@ impl World {
     }
 
     pub fn slot(&self, slot: SlotId) -> Option<&Slot<Generation>> {
-        self.tables.get(&slot.table)?.slots.get(&slot.fd)
+        self.tables.get(&slot.table)?.slots.get(&slot.fd).map(AsRef::as_ref)
     }
 
     /// The table of a live process.
@@ -184,7 +184,7 @@ impl World {
         {
             let state = self.tables.get_mut(&slot.table).and_then(|table| table.slots.get_mut(&slot.fd));
             // It went with its table, otherwise.
-            if state.is_some_and(Slot::forget_oldest) {
+            if state.is_some_and(|slot| slot.forget_oldest()) {
                 self.dead_lives.count -= 1;
                 self.forgotten += 1;
             }

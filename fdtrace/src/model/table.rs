@@ -77,7 +77,8 @@ pub enum Lineage {
 pub struct Table {
     pub id: TableId,
     pub addr: TableAddr,
-    pub slots: BTreeMap<i32, Slot<Generation>>,
+    /// Boxed, because numbers come in ascending order, and a tree that is filled so is half empty.
+    pub slots: BTreeMap<i32, Box<Slot<Generation>>>,
     /// Processes with a task that uses it, and how many of their tasks do.
     users: BTreeMap<u32, usize>,
     /// Tasks that use it.

@@ -105,7 +105,7 @@ impl Stages {
             What::Process { start, .. } => news.push(News::ProcessBegan { pid: event.tgid, since: *start }),
             What::Call(call) => {
                 // Behind what was found by now.
-                news.extend(self.findings.drain(..).map(Box::new).map(News::Finding));
+                self.tell_findings(news);
                 news.extend(mark(event, call).map(News::Mark));
             }
             What::Lost { since, by_class } => {
@@ -130,7 +130,14 @@ impl Stages {
         if healed && self.world.is_certain() {
             self.close_uncertain(event.at.exit.time);
         }
-        news.extend(self.findings.drain(..).map(Box::new).map(News::Finding));
+        self.tell_findings(news);
+    }
+
+    fn tell_findings(&mut self, news: &mut Vec<News>) {
+        // Nearly always there are none, and to go through nothing costs as much as to look at an event.
+        if !self.findings.is_empty() {
+            news.extend(self.findings.drain(..).map(Box::new).map(News::Finding));
+        }
     }
 
     /// What the rules want to be told from now on.
@@ -141,7 +148,7 @@ impl Stages {
     /// Nothing more will come.
     pub fn finish(&mut self, news: &mut Vec<News>) {
         self.detector.finish(&self.world, &mut self.findings);
-        news.extend(self.findings.drain(..).map(Box::new).map(News::Finding));
+        self.tell_findings(news);
         if let Some(lifetimes) = &mut self.lifetimes {
             lifetimes.finish(&self.world, |lifetime| news.push(News::Lifetime(Box::new(lifetime))));
         }

@@ -293,7 +293,7 @@ impl Script {
             ("pipe2" | "socketpair", None) => {
                 let mode = if verb == "pipe2" { 0o010_600 } else { 0o140_777 };
                 let first = self.install(table, told[0], mode, 0, 0, cloexec);
-                Effect::Pair([first, self.install(table, told[1], mode, 1, 0, cloexec)])
+                Effect::Pair(Box::new([first, self.install(table, told[1], mode, 1, 0, cloexec)]))
             }
             ("dup", None) => {
                 ret = i64::from(told[0]);

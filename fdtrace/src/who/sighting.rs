@@ -181,6 +181,8 @@ impl Witnesses {
                 let known = OwnerClass { address: *class, name: Rc::clone(name) };
                 self.classes.insert((event.tgid, *class), Rc::new(known));
             }
+            // With stacks off, nothing is ever pending.
+            What::Call(_) if self.pending.is_empty() => {}
             What::Call(call) => {
                 let Entry::Occupied(pending) = self.pending.entry(event.tid) else { return None };
                 let stack = pending.remove();

@@ -103,7 +103,8 @@ fn killed_at_any_moment_it_leaves_a_good_file() {
     let begun = missing.len() as u64;
     eprintln!(
         "{rounds} kills, {begun} at work, the largest with {most} records, {cuts} in the midst of a block; missing before \
-         the kill: {median:?} in the median, {longest:?} at most"
+         the kill: {median:?} in the median, {longest:?} at most, more than 200 ms {} times",
+        missing.iter().filter(|missing| **missing > LATE).count()
     );
     assert!(begun > rounds / 2, "only {begun} of {rounds} got to the work of the program");
     assert!(*median <= LATE && *longest <= VERY_LATE, "{missing:?}");

@@ -63,8 +63,11 @@ impl<'a> Unpacker<'a> {
         if tag & NEW_TAIL != 0 {
             like.tail = self.tail()?;
         }
-        bytes.clear();
-        bytes.extend(like.words.iter().flat_map(|word| word.to_le_bytes()));
+        // An iterator of bytes would be taken one by one.
+        bytes.resize(like.words.len() * 8, 0);
+        for (into, word) in bytes.chunks_exact_mut(8).zip(&like.words) {
+            into.copy_from_slice(&word.to_le_bytes());
+        }
         if like.flags & INTERVAL != 0 {
             let mut put = |word: usize, value: u64| bytes[word * 8..][..8].copy_from_slice(&value.to_le_bytes());
             put(ENTER_TIME, time.wrapping_sub(like.words[ENTER_TIME]));
@@ -165,6 +168,10 @@ impl<'a> Unpacker<'a> {
 
     fn varint(&mut self) -> Option<u64> {
         let mut value = 0;
+        if let Some((first, rest)) = self.rest.split_first().filter(|(first, _)| **first < 0x80) {
+            self.rest = rest;
+            return Some(u64::from(*first));
+        }
         for (index, byte) in self.rest.iter().take(10).enumerate() {
             value |= u64::from(byte & 0x7f) << (7 * index);
             if byte & 0x80 == 0 {
