@@ -19,8 +19,8 @@ pub struct Description {
     pub file: u64,
     /// Set once it is known: a listing at fork gives the address only, and the call that made it may return later.
     pub(super) details: OnceCell<Details>,
-    /// The same with the path, where a reading of the table came first, which has none.
-    pub(super) named: OnceCell<Details>,
+    /// The same with the path, where a reading of the table came first, which has none. Boxed: it is rarely so.
+    pub(super) named: OnceCell<Box<Details>>,
     /// Live slots, in all tables that we see, that refer to it.
     pub holders: Cell<u32>,
     /// Epoll entries that watch it.
@@ -149,7 +149,7 @@ impl Details {
 
 impl Description {
     pub fn details(&self) -> Option<&Details> {
-        self.named.get().or_else(|| self.details.get())
+        self.named.get().map(AsRef::as_ref).or_else(|| self.details.get())
     }
 
     pub fn kind(&self) -> Kind {
@@ -163,7 +163,7 @@ impl Description {
             && details.path.is_some()
             && self.details().is_some_and(|known| known.path.is_none() && known.is_of(&details.info))
         {
-            let _ = self.named.set(details);
+            let _ = self.named.set(Box::new(details));
         }
     }
 

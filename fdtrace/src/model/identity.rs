@@ -59,14 +59,15 @@ pub(super) struct Identities {
 #[derive(Debug)]
 enum Holders {
     One(SlotId),
-    Many(BTreeSet<SlotId>),
+    #[expect(clippy::box_collection, reason = "there is one of these for each open descriptor")]
+    Many(Box<BTreeSet<SlotId>>),
 }
 
 impl Holders {
     fn insert(&mut self, slot: SlotId) {
         match self {
             Self::One(only) if *only == slot => {}
-            Self::One(only) => *self = Self::Many([*only, slot].into()),
+            Self::One(only) => *self = Self::Many(Box::new([*only, slot].into())),
             Self::Many(slots) => _ = slots.insert(slot),
         }
     }
@@ -86,7 +87,7 @@ impl Holders {
     fn iter(&self) -> impl Iterator<Item = SlotId> {
         let (one, many) = match self {
             Self::One(only) => (Some(*only), None),
-            Self::Many(slots) => (None, Some(slots)),
+            Self::Many(slots) => (None, Some(slots.as_ref())),
         };
         one.into_iter().chain(many.into_iter().flatten().copied())
     }

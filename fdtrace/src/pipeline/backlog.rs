@@ -11,6 +11,8 @@ use crate::{source::recording::writer::Recorder, who::sighting::Unwound};
 const MAX: usize = 32 << 20;
 /// Bytes of what is judged that are kept before the rest is moved up.
 const SLACK: usize = 4 << 20;
+/// Entries for which room is kept.
+const SLACK_ENTRIES: usize = 16 << 10;
 
 #[derive(Default)]
 pub(super) struct Backlog {
@@ -62,6 +64,17 @@ impl Backlog {
         self.entries.push_back(Entry { pos, len: record.len(), half });
     }
 
+    /// It holds room that a storm took.
+    pub(super) fn has_grown(&self) -> bool {
+        self.bytes.capacity() > SLACK || self.entries.capacity() > 2 * SLACK_ENTRIES
+    }
+
+    /// Gives back what a storm took.
+    pub(super) fn give_back(&mut self) {
+        self.bytes.shrink_to(SLACK);
+        self.entries.shrink_to(SLACK_ENTRIES);
+    }
+
     /// Hands over the oldest. `None`: there is none.
     pub(super) fn pop<T>(&mut self, out: impl FnOnce(u64, &[u8], Option<Half>) -> T) -> Option<T> {
         let Entry { pos, len, half } = self.entries.pop_front()?;
@@ -71,8 +84,6 @@ impl Backlog {
         if self.entries.is_empty() {
             self.bytes.clear();
             self.from = 0;
-            // What a storm took is given back.
-            self.bytes.shrink_to(SLACK);
         }
         Some(out)
     }
@@ -102,7 +113,9 @@ mod tests {
         assert_eq!(backlog.room(), MAX - waiting);
         assert!(backlog.bytes.len() <= SLACK + waiting + 300, "{}", backlog.bytes.len());
         while backlog.pop(|_, _, _| ()).is_some() {}
-        assert!(backlog.is_empty());
+        assert!(backlog.is_empty() && backlog.has_grown());
+        backlog.give_back();
+        assert!(!backlog.has_grown());
         assert_eq!(backlog.room(), MAX);
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     detect::{Want, callsite},
     sink::{FindingCounts, Sink, Sinks},
-    source::{clock, live::Live, recording::writer::Recorder},
+    source::{clock, live::Live, memory, recording::writer::Recorder},
     syscalls::Arch,
 };
 
@@ -23,6 +23,8 @@ const TICK: Duration = Duration::from_millis(100);
 const HEAL: Duration = Duration::from_millis(500);
 /// How often the kernel's tables are read although nothing seems to be missing.
 const RECONCILE: Duration = Duration::from_secs(10);
+/// How often memory is returned at most: it takes milliseconds.
+const GIVE_BACK: Duration = Duration::from_secs(5);
 /// How long is judged before the ring is looked at again.
 const JUDGING: Duration = Duration::from_millis(20);
 const JUDGED_BETWEEN_LOOKS: u32 = 64;
@@ -44,8 +46,9 @@ pub struct Session {
     healed: Instant,
     heal: bool,
     reconciled: Instant,
-    /// Events at that time.
+    /// What had happened by then.
     reconciled_at: u64,
+    gave_back: Option<Instant>,
     /// The first error of a sink; later ones are not repeated.
     sink_failed: bool,
     recorder_failed: bool,
@@ -72,6 +75,7 @@ impl Session {
             heal: false,
             reconciled: Instant::now(),
             reconciled_at: 0,
+            gave_back: None,
             sink_failed: false,
             recorder_failed: false,
             exits: 0,
@@ -121,6 +125,7 @@ impl Session {
             self.live.read_epoll(&tids, epoll);
         }
         self.reconcile();
+        self.give_back();
         // One that had to wait begins here.
         if let Err(error) = self.live.snapshots_done() {
             log::warn!("cannot read the kernel's tables again: {error:#}");
@@ -136,14 +141,26 @@ impl Session {
         }
     }
 
+    /// Returns memory to the kernel that the start, a reading of large tables or a storm took: the allocator keeps what is
+    /// freed, several times of what is in use.
+    fn give_back(&mut self) {
+        let due = self.gave_back.is_none_or(|then| then.elapsed() >= GIVE_BACK && self.backlog.has_grown());
+        if due && self.backlog.is_empty() {
+            self.backlog.give_back();
+            memory::trim();
+            self.gave_back = Some(Instant::now());
+        }
+    }
+
     /// What happened unseen is looked for in the tables concerned at once, and in all of them now and then.
     fn reconcile(&mut self) {
         let unseen = self.stages.world.take_unseen();
-        let events = self.live.totals().captured;
-        let due = self.reconciled.elapsed() >= RECONCILE && events != self.reconciled_at;
+        // A reading makes records as well, and is no reason for the next one.
+        let happened = self.stages.happened;
+        let due = self.reconciled.elapsed() >= RECONCILE && happened != self.reconciled_at;
         if due {
             self.reconciled = Instant::now();
-            self.reconciled_at = events;
+            self.reconciled_at = happened;
         }
         let only = match (due, unseen.len()) {
             (false, 0) => return,

@@ -45,6 +45,8 @@ pub struct Stages {
     lifetimes: Option<Lifetimes>,
     changes: Vec<Change>,
     findings: Vec<Finding>,
+    /// What programs did: all but readings of the kernel's lists and the passing of time.
+    pub happened: u64,
     /// Records that could not be decoded, and the first of the reasons.
     pub undecodable: (u64, Option<DecodeError>),
     /// Nanoseconds during which some table was not known with certainty, up to `uncertain_since`.
@@ -62,6 +64,7 @@ impl Stages {
             lifetimes: None,
             changes: Vec::new(),
             findings: Vec::new(),
+            happened: 0,
             undecodable: (0, None),
             uncertain: 0,
             uncertain_since: None,
@@ -100,6 +103,8 @@ impl Stages {
                 lifetimes.on(change, &self.world, |lifetime| news.push(News::Lifetime(Box::new(lifetime))));
             }
         }
+        let happens = matches!(event.what, What::Call(_) | What::Fork { .. } | What::Exec { .. } | What::Exit { .. });
+        self.happened += u64::from(happens);
         match &event.what {
             What::Tick => self.detector.tick(&self.world, &mut self.findings),
             What::Process { start, .. } => news.push(News::ProcessBegan { pid: event.tgid, since: *start }),

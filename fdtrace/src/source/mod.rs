@@ -12,6 +12,7 @@ mod interest;
 mod kinds;
 pub mod launch;
 pub mod live;
+pub mod memory;
 mod misses;
 pub mod names;
 pub mod offsets;
