@@ -67,6 +67,11 @@ pub static ARMED: Word = Word::zero();
 #[unsafe(link_section = ".data.snapshot")]
 pub static SNAPSHOT: Word = Word::zero();
 
+/// What is left out, one of `fdtrace_common::wire::shed`.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.shed")]
+pub static SHED: Word = Word::zero();
+
 /// One bit for each value of the low six bits of a number: user space watches such a number, see the `WATCHED` map.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.watched")]

@@ -12,7 +12,7 @@ use aya_ebpf::{
 use fdtrace_common::{
     class::{self, witness},
     python::PyProcess,
-    wire::{TracedProcess, kind as wire_kind, loss},
+    wire::{TracedProcess, kind as wire_kind, loss, shed},
     witness::{
         FRAMES_MAX, ImageKey, Mapped, PyEntry, PyFrame, PyImage, STACK_MAX, STACK_STEP, Stack, StackRoom, caller,
         image, kind, note,
@@ -24,7 +24,9 @@ use crate::{
     filter::{self, Task},
     kernel::{self, Files, member, offset, read},
     maps::{EVENTS, IMAGES, PYTHON, STACK_ROOM, WALK},
-    owner, python, syscalls,
+    owner, python,
+    shared::SHED,
+    syscalls,
     turns::{self, Room},
     walk::{SEARCH_REGISTERS, SEARCH_WORDS, SEARCH_WORDS_NATIVE, Walk, copy, has_python, mode, plan, planned},
 };
@@ -321,7 +323,8 @@ unsafe fn finish(walk: *mut Walk) {
         (*walk).tail = tail as u32;
         (*walk).stack_want = stack_bytes(has_python(walk)) as u32;
         (*walk).stack_len = 0;
-        if (*walk).stack_want > 0 && !emit::is_half_empty() {
+        if (*walk).stack_want > 0 && (SHED.get() >= shed::COPIES || !emit::is_half_empty()) {
+            emit::count_degraded(loss::RING_STACK);
             (*walk).notes |= note::STACK_OMITTED;
             (*walk).stack_want = 0;
         }

@@ -133,6 +133,13 @@ struct Trace {
     /// cost of --no-stacks. Of the others no owners are known
     #[arg(long, value_name = "N", conflicts_with = "no_stacks", default_value_t = 0, hide_default_value = true)]
     arm_at: u32,
+    /// Use at most so much of one processor: over it stacks are left out, then paths, then events, all of it counted. What
+    /// the hooks cost the traced program is not part of it
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=6400))]
+    max_cpu: Option<u32>,
+    /// Use at most so much memory, besides program and ring buffer: over it what is over is forgotten, then tracing ends
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(16..=1 << 20))]
+    max_memory: Option<u64>,
     #[command(flatten)]
     verdict: Verdict,
     /// Exit with status 4 when events were lost
@@ -202,6 +209,8 @@ impl Cli {
             stacks: !self.trace.no_stacks,
             stack_bytes: self.trace.stack_bytes.map_or(STACK_BYTES, |bytes| [bytes.next_multiple_of(STACK_STEP); 2]),
             arm_at: self.trace.arm_at,
+            max_cpu: self.trace.max_cpu.map(|percent| f64::from(percent) / 100.0),
+            max_memory: self.trace.max_memory.map(|size| size << 20),
             debug: self.verbose > 1,
             require_complete: self.trace.require_complete,
             findings_exit: self.trace.verdict.exit(),

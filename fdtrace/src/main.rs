@@ -1,6 +1,9 @@
 //! Parse, run, exit.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use fdtrace::{
     cli::{Cli, SelfTest, Verb},
@@ -11,7 +14,7 @@ fn main() -> ExitCode {
     pipeline::remember_inherited();
     let cli = Cli::read();
     let level = if cli.verbose == 0 { "warn" } else { "debug" };
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("FDTRACE_LOG", level)).init();
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("FDTRACE_LOG", level)).format(remark).init();
     match run(cli) {
         Ok(Outcome::Exit(code)) => exit_code(code),
         Ok(Outcome::Like(ended)) => ended.imitate(),
@@ -20,6 +23,17 @@ fn main() -> ExitCode {
             exit_code(failure.code)
         }
     }
+}
+
+/// Like the other remarks: who says it, how grave it is, and what.
+fn remark(out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>) -> io::Result<()> {
+    let level = match record.level() {
+        log::Level::Error => "error: ",
+        log::Level::Warn => "warning: ",
+        log::Level::Info => "",
+        log::Level::Debug | log::Level::Trace => "debug: ",
+    };
+    writeln!(out, "fdtrace: {level}{}", record.args())
 }
 
 fn run(cli: Cli) -> Result<Outcome, Failure> {

@@ -16,6 +16,9 @@ pub struct Plan {
     pub stack_bytes: [u32; 2],
     /// Capture who makes the calls only for numbers from here on: a table with fewer open descriptors has none of those.
     pub arm_at: u32,
+    /// What we may take: of one processor, where 1 is all of it, and bytes of memory.
+    pub max_cpu: Option<f64>,
+    pub max_memory: Option<u64>,
     /// Kernel-side diagnostics.
     pub debug: bool,
     /// Losing events is an error.

@@ -97,6 +97,20 @@ pub mod shared {
     pub const SNAPSHOT: &str = ".data.snapshot";
     /// One bit for each value of the low six bits of a number: somebody watches such a number, see the `WATCHED` map.
     pub const WATCHED_NUMBERS: &str = ".data.watched";
+    /// What is left out, one of [`super::shed`].
+    pub const SHED: &str = ".data.shed";
+}
+
+/// What is left out when fdtrace needs more than it may; each with all that is before it. What happened is told as long as
+/// there is room.
+pub mod shed {
+    pub const NOTHING: u64 = 0;
+    /// Copies of stacks, and so native frames.
+    pub const COPIES: u64 = 1;
+    /// All that tells who makes a call.
+    pub const STACKS: u64 = 2;
+    /// Paths of what is opened.
+    pub const PATHS: u64 = 3;
 }
 
 plain! {

@@ -97,7 +97,8 @@ pub mod loss {
     pub const INFLIGHT: usize = 4;
     /// User memory that should hold descriptors (pipe, socketpair) could not be read.
     pub const USER_READ: usize = 5;
-    /// No room for a stack or a definition. Costs the answer to who did it, not what happened.
+    /// A stack, the copy of one, a definition or a path was left out: there was no room, or fdtrace may take no more. Costs
+    /// the answer to who did it, not what happened.
     pub const RING_STACK: usize = 6;
     /// The kernel skipped a program because it was running on that processor already. Counted by the kernel.
     pub const SKIPPED: usize = 7;

@@ -7,7 +7,7 @@ use fdtrace_common::{
     class,
     wire::{
         Call, CallEpollCtl, CallEpollWait, CallFd, CallPair, CallPath, EPOLL_EVENTS_MAX, Header, Inflight, PATH_MAX,
-        Scratch, Watch, flag, kind, loss, watch_key,
+        Scratch, Watch, flag, kind, loss, shed, watch_key,
     },
 };
 
@@ -21,6 +21,7 @@ use crate::{
     emit::{self, Subject},
     filter::{self, Task},
     kernel::{self, Files, describe_slot},
+    shared::SHED,
     turns::{self, Room},
     watch,
 };
@@ -211,8 +212,12 @@ impl Done {
             }
             return;
         }
-        if !turns::take(Room::Scratch) {
-            // Another's path is there. That it was opened is worth more than by what name.
+        let leave = SHED.get() < shed::PATHS;
+        if !leave {
+            emit::count_degraded(loss::RING_STACK);
+        }
+        if !leave || !turns::take(Room::Scratch) {
+            // Or another's path is there. That it was opened is worth more than by what name.
             self.with_file(self.ret as u64);
             return;
         }

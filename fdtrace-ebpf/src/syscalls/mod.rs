@@ -17,14 +17,16 @@ use core::ffi::c_void;
 use fdtrace_common::{
     class::{self, witness},
     next,
-    wire::{Inflight, loss},
+    wire::{Inflight, loss, shed},
 };
 
 use crate::{
     emit,
     filter::{self, witnesses},
     kernel::{self, Files, member, offset},
-    process, watch,
+    process,
+    shared::SHED,
+    watch,
 };
 
 pub use args::arg;
@@ -281,7 +283,17 @@ pub fn tell_table(regs: *const c_void, ret: i64) {
 pub fn wants_at_enter(regs: *const c_void, nr: u64) -> bool {
     // A 32-bit program has its own numbers, and stacks that nobody here can read.
     let wants = if kernel::in_compat_call() { 0 } else { witnesses(nr) };
-    wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0 && armed(regs, nr)
+    wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0 && armed(regs, nr) && has_leave()
+}
+
+/// Witnesses may be called. Who is not, is counted.
+#[inline(always)]
+fn has_leave() -> bool {
+    let leave = SHED.get() < shed::STACKS;
+    if !leave {
+        emit::count_degraded(loss::RING_STACK);
+    }
+    leave
 }
 
 /// Does the number in question lie where witnesses are called? Numbers are given out from below, so one of `ARM_AT` and
@@ -309,14 +321,18 @@ pub fn wants_at_exit(regs: *const c_void, ret: i64) -> bool {
     let wants = if kernel::in_compat_call() { 0 } else { witnesses(nr) };
     if ret < 0 {
         // What has one since its beginning needs no second.
-        return tells_by_itself(ret) && wants != 0 && (wants & witness::AT_ENTER == 0 || !armed(regs, nr));
+        let wanted = tells_by_itself(ret) && wants != 0 && (wants & witness::AT_ENTER == 0 || !armed(regs, nr));
+        return wanted && has_leave();
     }
-    match filter::class(nr, false) {
+    if wants & witness::MAPS != 0 {
+        return arg(regs, 2) & PROT_EXEC != 0 && arg(regs, 4) as i32 >= 0;
+    }
+    let wanted = match filter::class(nr, false) {
         class::FCNTL => {
             matches!(arg(regs, 1) & 0xffff_ffff, F_DUPFD | F_DUPFD_CLOEXEC) && ret as u64 >= u64::from(arm_at())
         }
-        _ if wants & witness::MAPS != 0 => arg(regs, 2) & PROT_EXEC != 0 && arg(regs, 4) as i32 >= 0,
         // A call that makes several numbers returns none of them.
         _ => wants & witness::AT_EXIT != 0 && (ret == 0 || ret as u64 >= u64::from(arm_at())),
-    }
+    };
+    wanted && has_leave()
 }

@@ -162,6 +162,11 @@ impl World {
         self.forgotten
     }
 
+    /// How many lives that are over are remembered.
+    pub fn dead(&self) -> usize {
+        self.dead_lives.count
+    }
+
     /// Keeps at most so many lives that are over, and forgets the oldest of them.
     pub fn keep_dead(&mut self, most: usize) {
         self.dead_lives.most = most;

@@ -1,6 +1,7 @@
 //! Wires the stages. The only part that knows them all.
 
 mod backlog;
+mod budget;
 mod checkpoint;
 mod export;
 mod failure;

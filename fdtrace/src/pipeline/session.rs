@@ -8,13 +8,21 @@ use std::{
 use crate::{
     detect::{Want, callsite},
     sink::{FindingCounts, Sink, Sinks},
-    source::{clock, live::Live, memory, recording::writer::Recorder},
+    source::{clock, live::Live, own, recording::writer::Recorder},
     syscalls::Arch,
 };
 
 use super::{
-    Stages, backlog::Backlog, checkpoint::checkpoint, natives::Natives, pythons::Pythons, quiet::Quiet, record,
-    sources::Sources, stages::News,
+    Stages,
+    backlog::Backlog,
+    budget::{self, Budget, Limits, Usage},
+    checkpoint::checkpoint,
+    natives::Natives,
+    pythons::Pythons,
+    quiet::Quiet,
+    record,
+    sources::Sources,
+    stages::News,
 };
 
 /// How often time is passed on to the rules and sinks.
@@ -25,6 +33,9 @@ const HEAL: Duration = Duration::from_millis(500);
 const RECONCILE: Duration = Duration::from_secs(10);
 /// How often memory is returned at most: it takes milliseconds.
 const GIVE_BACK: Duration = Duration::from_secs(5);
+/// How long is taken in before something else is done, and bytes before the clock is looked at.
+const TAKING_IN: Duration = Duration::from_millis(50);
+const AT_ONCE: usize = 256 << 10;
 /// How long is judged before the ring is looked at again.
 const JUDGING: Duration = Duration::from_millis(20);
 const JUDGED_BETWEEN_LOOKS: u32 = 64;
@@ -42,6 +53,7 @@ pub struct Session {
     pub counts: FindingCounts,
     pub quiet: Quiet,
     pub began: u64,
+    started: Instant,
     ticked: Instant,
     healed: Instant,
     heal: bool,
@@ -49,6 +61,14 @@ pub struct Session {
     /// What had happened by then.
     reconciled_at: u64,
     gave_back: Option<Instant>,
+    budget: Budget,
+    /// What the hooks leave out, and the most that was said of it.
+    shed: u64,
+    shed_told: u64,
+    /// Nothing is done until then.
+    rests_until: Option<Instant>,
+    /// It is too much memory, whatever is left out.
+    pub is_over: bool,
     /// The first error of a sink; later ones are not repeated.
     sink_failed: bool,
     recorder_failed: bool,
@@ -56,7 +76,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(live: Live, sinks: Sinks, recorder: Option<Recorder>, quiet: Quiet) -> Self {
+    pub fn new(live: Live, sinks: Sinks, recorder: Option<Recorder>, quiet: Quiet, limits: Limits) -> Self {
         Self {
             live,
             stages: Stages::new(Arch::native()),
@@ -70,12 +90,18 @@ impl Session {
             counts: FindingCounts::default(),
             quiet,
             began: clock::boot_ns(),
+            started: Instant::now(),
             ticked: Instant::now(),
             healed: Instant::now(),
             heal: false,
             reconciled: Instant::now(),
             reconciled_at: 0,
             gave_back: None,
+            budget: Budget::new(limits),
+            shed: 0,
+            shed_told: 0,
+            rests_until: None,
+            is_over: false,
             sink_failed: false,
             recorder_failed: false,
             exits: 0,
@@ -83,11 +109,17 @@ impl Session {
     }
 
     pub fn drain(&mut self) {
+        if self.is_resting() {
+            return;
+        }
         // A snapshot says what was known when all was judged that is recorded before it.
         let snapshot = self.recorder.as_ref().is_some_and(Recorder::wants_snapshot);
-        if self.backlog.room() > 0 && (self.backlog.is_empty() || !snapshot) {
-            self.take_in();
-        }
+        let until = Instant::now() + TAKING_IN;
+        while self.backlog.room() > 0
+            && (self.backlog.is_empty() || !snapshot)
+            && self.take_in() > 0
+            && Instant::now() < until
+        {}
         self.judge(Some(JUDGING));
         self.satisfy();
         self.pythons.look(&mut self.live);
@@ -113,7 +145,7 @@ impl Session {
     }
 
     pub fn tick(&mut self) {
-        if self.ticked.elapsed() < TICK {
+        if self.ticked.elapsed() < TICK || self.is_resting() {
             return;
         }
         self.ticked = Instant::now();
@@ -126,6 +158,7 @@ impl Session {
         }
         self.reconcile();
         self.give_back();
+        self.economise();
         // One that had to wait begins here.
         if let Err(error) = self.live.snapshots_done() {
             log::warn!("cannot read the kernel's tables again: {error:#}");
@@ -141,13 +174,48 @@ impl Session {
         }
     }
 
+    fn is_resting(&self) -> bool {
+        self.rests_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Keeps to what the user allows.
+    fn economise(&mut self) {
+        let limited = self.budget.has_limits();
+        let usage = Usage {
+            time: self.started.elapsed(),
+            cpu: if limited { own::cpu() } else { Duration::ZERO },
+            memory: if limited { own::memory().unwrap_or(0) } else { 0 },
+            is_flooded: self.live.is_flooded(),
+            dead: self.stages.world.dead(),
+        };
+        let step = self.budget.step(usage);
+        if step.shed != self.shed {
+            if let Err(error) = self.live.shed(step.shed) {
+                log::warn!("{error:#}");
+            }
+            self.shed = step.shed;
+        }
+        if step.demanded > self.shed_told {
+            self.shed_told = step.demanded;
+            log::warn!("{} from here on, as --max-cpu and --max-memory demand", budget::named(step.demanded));
+        }
+        if let Some(most) = step.keep_dead {
+            self.stages.world.keep_dead(most);
+            own::trim();
+        }
+        self.is_over = step.is_over;
+        if !step.rest.is_zero() {
+            self.rests_until = Some(Instant::now() + step.rest);
+        }
+    }
+
     /// Returns memory to the kernel that the start, a reading of large tables or a storm took: the allocator keeps what is
     /// freed, several times of what is in use.
     fn give_back(&mut self) {
         let due = self.gave_back.is_none_or(|then| then.elapsed() >= GIVE_BACK && self.backlog.has_grown());
         if due && self.backlog.is_empty() {
             self.backlog.give_back();
-            memory::trim();
+            own::trim();
             self.gave_back = Some(Instant::now());
         }
     }
@@ -175,7 +243,7 @@ impl Session {
     /// Takes in what the kernel has, in the order in which it happened, and records it. Returns how many records that were.
     pub fn take_in(&mut self) -> usize {
         let Self { live, backlog, recorder, natives, .. } = self;
-        live.drain(backlog.room(), |pos, record| {
+        live.drain(backlog.room().min(AT_ONCE), |pos, record| {
             let half = natives.record(record);
             let kept = half.as_ref().and_then(|half| half.kept(record));
             let record = kept.as_deref().unwrap_or(record);
@@ -207,6 +275,10 @@ impl Session {
 
     /// Waits until there may be something to do.
     pub async fn wait(&mut self) -> anyhow::Result<()> {
+        if let Some(until) = self.rests_until.filter(|_| self.is_resting()) {
+            tokio::time::sleep_until(until.into()).await;
+            return Ok(());
+        }
         if self.backlog.is_empty() {
             return self.live.wait().await;
         }

@@ -27,6 +27,7 @@ use crate::{
 };
 
 use super::{
+    budget::Limits,
     failure::{Failure, INCOMPLETE, Outcome},
     outputs,
     quiet::Quiet,
@@ -61,7 +62,8 @@ pub fn run(plan: Plan) -> Result<Outcome, Failure> {
             twice: None,
         };
         let live = Live::start(&settings).map_err(Failure::cannot_observe)?;
-        let mut session = Session::new(live, sinks, recorder, quiet);
+        let limits = Limits { cpu: plan.max_cpu, memory: plan.max_memory };
+        let mut session = Session::new(live, sinks, recorder, quiet, limits);
         if !plan.output.exports.is_empty() {
             session.stages = session.stages.with_lifetimes();
         }
@@ -231,6 +233,12 @@ impl Session {
                 if self.live.traced().is_empty() {
                     return Ok(Stop::Ended(ended));
                 }
+            }
+            if self.is_over {
+                log::warn!(
+                    "tracing ends: it takes more memory than --max-memory allows, and nothing more can be left out"
+                );
+                return Ok(Stop::Asked);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(Stop::Asked);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use fdtrace_common::wire::loss;
 use jiff::Timestamp;
 
 use crate::detect::finding::{Confidence, Finding, Name, Severity};
@@ -66,6 +67,9 @@ pub struct Mark {
     pub number: u32,
 }
 
+/// The class, in [`Summary::lost_by_class`], of what costs the answer to who did it and is not lost.
+pub const LEFT_OUT: &str = loss::NAMES[loss::RING_STACK];
+
 /// Known when the trace has ended.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
@@ -79,6 +83,14 @@ pub struct Summary {
     pub uncertain_ns: u64,
     pub findings: FindingCounts,
     pub duration_ns: u64,
+}
+
+impl Summary {
+    /// What tells who made a call and was left out, for want of room or because of a budget. Not among the lost: what
+    /// happened is known.
+    pub fn left_out(&self) -> u64 {
+        self.lost_by_class.iter().find(|(class, _)| *class == LEFT_OUT).map_or(0, |(_, count)| *count)
+    }
 }
 
 /// How many findings, by level.

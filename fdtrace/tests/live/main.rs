@@ -4,6 +4,7 @@
 mod attach;
 mod blame;
 mod blog;
+mod budget;
 mod ending;
 mod fork;
 mod harness;

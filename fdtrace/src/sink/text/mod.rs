@@ -19,7 +19,7 @@ use std::{
 
 use super::{
     FindingCounts, Sink,
-    run::{Loss, RunMeta, Summary},
+    run::{LEFT_OUT, Loss, RunMeta, Summary},
 };
 use crate::detect::finding::Finding;
 use crate::sink::shape::Shape;
@@ -241,8 +241,14 @@ impl<R: Write, E: Write> TextSink<R, E> {
             words::thousands(summary.events),
             words::thousands(summary.lost)
         ));
-        if !summary.lost_by_class.is_empty() && summary.lost > 0 {
-            text.push_str(&format!(" ({})", words::by_class(&summary.lost_by_class)));
+        let lost: Vec<_> = summary.lost_by_class.iter().filter(|(class, _)| *class != LEFT_OUT).copied().collect();
+        if !lost.is_empty() && summary.lost > 0 {
+            text.push_str(&format!(" ({})", words::by_class(&lost)));
+        }
+        let left_out = summary.left_out();
+        // A stack is missed now and then, where the kernel interrupted a hook; who wants to know has the JSON.
+        if left_out > summary.events / 100 {
+            text.push_str(&format!(", left out {} (stacks, paths)", words::thousands(left_out)));
         }
         text.push_str(&format!(", uncertain {}", words::seconds(summary.uncertain_ns)));
         text

@@ -139,12 +139,12 @@ fn a_quiet_run_is_one_line() {
 #[test]
 fn lost_events_are_never_called_clean() {
     let mut sink = sink(wide(80));
-    let lost_by_class = vec![("open", 3), ("close", 12)];
+    let lost_by_class = vec![("open", 3), ("close", 12), ("stack", 4321)];
     let summary =
         Summary { events: 90, produced: 105, lost: 15, lost_by_class, uncertain_ns: 240_000_000, ..Summary::default() };
     sink.end(&summary).unwrap();
-    let expected =
-        "fdtrace: no findings, but events are missing; events 90, lost 15 (open 3, close 12), uncertain 0.24 s\n";
+    let expected = "fdtrace: no findings, but events are missing; events 90, lost 15 (open 3, close 12), left out 4,321 (stacks, paths), \
+         uncertain 0.24 s\n";
     assert_eq!(taken(&mut sink.remarks), expected);
 }
 

@@ -79,6 +79,8 @@ pub struct Live {
     watches: Watches,
     lost: Word,
     armed: Word,
+    shed: Word,
+    ring_size: u64,
     snapshots: Snapshots,
     per_cpu: PerCpuArray<MapData, [u64; 1 + loss::CLASSES]>,
     python: HashMap<MapData, u32, Words<{ size_of::<PyEntry>() / 8 }>>,
@@ -106,6 +108,7 @@ impl Live {
         let watches = Watches::new(watched, Word::take(ebpf, shared::WATCHED_NUMBERS)?);
         let lost = Word::take(ebpf, shared::LOST_EPOCH)?;
         let armed = Word::take(ebpf, shared::ARMED)?;
+        let shed = Word::take(ebpf, shared::SHED)?;
         let snapshots = Snapshots::new(Word::take(ebpf, shared::SNAPSHOT)?);
         let per_cpu = PerCpuArray::try_from(object::map(ebpf, "PER_CPU")?)?;
         let python = HashMap::try_from(object::map(ebpf, "PYTHON")?)?;
@@ -121,6 +124,8 @@ impl Live {
             watches,
             lost,
             armed,
+            shed,
+            ring_size: u64::from(settings.ring_size),
             snapshots,
             per_cpu,
             python,
@@ -251,6 +256,19 @@ impl Live {
         self.captured += count as u64;
         self.empty_drains = if count == 0 { self.empty_drains + 1 } else { 0 };
         count
+    }
+
+    /// The ring is nearly full, if what is in it is like what came before.
+    pub fn is_flooded(&self) -> bool {
+        let totals = self.totals();
+        let waiting = totals.produced.saturating_sub(totals.captured + totals.lost());
+        let bytes = u128::from(waiting) * u128::from(self.pos) / u128::from(self.captured.max(1));
+        bytes >= u128::from(self.ring_size / 8 * 7)
+    }
+
+    /// Has the hooks leave out what `level`, one of [`wire::shed`], says.
+    pub fn shed(&mut self, level: u64) -> Result<()> {
+        self.shed.set(level).context("cannot tell the hooks what to leave out")
     }
 
     /// Passes on losses that no record has told of, and the time.
