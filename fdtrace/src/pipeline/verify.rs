@@ -117,11 +117,14 @@ impl fmt::Display for Verified {
         let lost: Vec<String> = loss::NAMES
             .iter()
             .zip(last.lost)
-            .filter(|(_, count)| *count > 0)
+            .filter(|(name, count)| *count > 0 && **name != loss::NAMES[loss::RING_STACK])
             .map(|(name, count)| format!("{name} {count}"))
             .collect();
         let lost = if lost.is_empty() { "0".to_owned() } else { lost.join(", ") };
         writeln!(f, "lost while recording: {lost}")?;
+        if last.lost[loss::RING_STACK] > 0 {
+            writeln!(f, "left out: {} (stacks, paths)", last.lost[loss::RING_STACK])?;
+        }
         if *malformed > 0 {
             writeln!(f, "{malformed} blocks cannot be unpacked although their checksums are right")?;
         }

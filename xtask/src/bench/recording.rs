@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::{
     figure::{Table, short},
+    kept,
     tracer::{Bench, Held},
 };
 
@@ -63,5 +64,5 @@ pub fn section(bench: &Bench) -> Result<Vec<Table>> {
             "report_per_second": reads[0], "verify_per_second": reads[1] });
         table.row(&cells, data);
     }
-    Ok(vec![table])
+    Ok(vec![table, kept::table(bench)?])
 }
