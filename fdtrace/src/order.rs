@@ -407,7 +407,7 @@ impl<P> Slot<P> {
     /// The kernel's table showed nobody here. Returns the number of the life that is over.
     pub fn vacate(&mut self, by: &Rc<Stamp>, how: How) -> Option<u32> {
         let live = self.live.take()?;
-        self.touched = by.at.exit.pos + 1;
+        self.touched = by.at.exit.pos.saturating_add(1);
         let number = live.number;
         self.bury(live, State::Ended(End { by: Rc::clone(by), how }));
         Some(number)
@@ -467,7 +467,7 @@ impl<P> Slot<P> {
 
     /// A call made, changed or dropped a registration under this number.
     pub fn register(&mut self, at: Interval) {
-        self.registered = at.exit.pos + 1;
+        self.registered = at.exit.pos.saturating_add(1);
     }
 
     /// Such a call may have come before or after one that was made in this interval.
@@ -482,7 +482,7 @@ impl<P> Slot<P> {
     /// Marks the moment of an effect. `true`: other effects may have come after it that are known already.
     fn touch(&mut self, at: Interval) -> bool {
         let raced = self.touched > at.start();
-        self.touched = at.exit.pos + 1;
+        self.touched = at.exit.pos.saturating_add(1);
         raced
     }
 

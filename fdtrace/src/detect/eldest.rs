@@ -61,7 +61,7 @@ impl Eldest {
         }
         let open = open();
         let number = i32::try_from(FIRST_LOOK.max(2 * open)).unwrap_or(i32::MAX);
-        self.next_look.insert(slot.table, Look { number, time: now + PAUSE });
+        self.next_look.insert(slot.table, Look { number, time: now.saturating_add(PAUSE) });
         open >= MANY
     }
 

@@ -81,7 +81,7 @@ impl Rules {
             Change::EpollListed { epoll, rows, .. } => {
                 let now = world.now().time;
                 self.listed.retain(|(listed, _), _| listed != epoll);
-                self.asked.insert(*epoll, now + ASK_AGAIN + ASK_AGAIN_ROW * rows.len() as u64);
+                self.asked.insert(*epoll, now.saturating_add(ASK_AGAIN + ASK_AGAIN_ROW * rows.len() as u64));
                 for row in rows {
                     let fine = rows.iter().any(|other| other.data == row.data && other.inode == other.open_inode);
                     if !fine && self.listed.len() < REMEMBERED {
@@ -201,7 +201,7 @@ impl Rules {
             return;
         }
         if self.asked.get(&epoll).is_none_or(|at| *at < now) && self.asked.len() < REMEMBERED {
-            self.asked.insert(epoll, now + ASK_AGAIN);
+            self.asked.insert(epoll, now.saturating_add(ASK_AGAIN));
             out.wants.push(Want::EpollList { tgid: by.tgid, fd: slot.fd });
         }
     }
@@ -291,7 +291,7 @@ fn held_for_a_moment(entry: &Entry, user: TableId, by: &Stamp, world: &World) ->
         table.id != user
             && table.users().all(|tgid| {
                 let forked = world.processes.get(&tgid).and_then(|process| process.forked);
-                forked.is_some_and(|forked| forked.time + SETTLED > by.at.exit.time)
+                forked.is_some_and(|forked| forked.time.saturating_add(SETTLED) > by.at.exit.time)
             })
     })
 }

@@ -363,7 +363,7 @@ impl World {
     /// A call has changed a table. Copies that were made of it meanwhile, and not listed to the end, are to be read.
     pub(super) fn changed(&mut self, table: TableId, at: Interval, is_range: bool) {
         if let Some(table) = self.tables.get_mut(&table) {
-            table.changed = at.exit.pos + 1;
+            table.changed = at.exit.pos.saturating_add(1);
             if is_range {
                 table.swept = table.changed;
             }

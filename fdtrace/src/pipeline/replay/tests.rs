@@ -167,3 +167,24 @@ fn every_flipped_byte_is_a_partial_report_or_an_error() {
         }
     }
 }
+
+/// What the fuzz target `record` broke once.
+#[test]
+fn records_that_a_fuzzer_made_are_no_panic() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/record");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let mut stages = crate::pipeline::Stages::new(crate::syscalls::Arch::X86_64).with_lifetimes();
+        let (mut news, mut rest, mut pos) = (Vec::new(), &bytes[..], 0);
+        while let Some((len, tail)) = rest.split_first_chunk::<2>() {
+            let (record, tail) = tail.split_at(tail.len().min(usize::from(u16::from_le_bytes(*len))));
+            stages.feed(pos, record, &mut news);
+            pos += record.len() as u64 + 8;
+            rest = tail;
+        }
+        stages.finish(&mut news);
+        count += 1;
+    }
+    assert!(count > 0, "nothing was read");
+}
