@@ -31,6 +31,8 @@ const TICK: Duration = Duration::from_millis(100);
 const HEAL: Duration = Duration::from_millis(500);
 /// How often the kernel's tables are read although nothing seems to be missing.
 const RECONCILE: Duration = Duration::from_secs(10);
+/// The same if no call was told since: there are descriptors that come without one.
+const RECONCILE_QUIET: Duration = Duration::from_secs(60);
 /// How often memory is returned at most: it takes milliseconds.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 /// How long is taken in before something else is done, and bytes before the clock is looked at.
@@ -223,9 +225,10 @@ impl Session {
     /// What happened unseen is looked for in the tables concerned at once, and in all of them now and then.
     fn reconcile(&mut self) {
         let unseen = self.stages.world.take_unseen();
-        // A reading makes records as well, and is no reason for the next one.
+        // A reading makes records as well, and they are no reason for the next one.
         let happened = self.stages.happened;
-        let due = self.reconciled.elapsed() >= RECONCILE && happened != self.reconciled_at;
+        let pause = if happened == self.reconciled_at { RECONCILE_QUIET } else { RECONCILE };
+        let due = self.reconciled.elapsed() >= pause;
         if due {
             self.reconciled = Instant::now();
             self.reconciled_at = happened;
