@@ -21,7 +21,7 @@ use super::{
 
 /// An act of `stamp`'s, with nothing said about the descriptor.
 pub fn act(stamp: &Stamp, fd: i32, verb: Verb) -> Act {
-    let errno = u32::try_from(-stamp.ret).ok().filter(|errno| (1..4096).contains(errno));
+    let errno = stamp.errno().map(i32::cast_unsigned);
     Act {
         time: stamp.at.exit.time,
         enter_time: stamp.at.enter.map(|enter| enter.time),

@@ -43,7 +43,7 @@ impl Stamp {
 
     /// The error number, if it failed.
     pub fn errno(&self) -> Option<i32> {
-        i32::try_from(-self.ret).ok().filter(|errno| (1..4096).contains(errno))
+        i32::try_from(self.ret.checked_neg()?).ok().filter(|errno| (1..4096).contains(errno))
     }
 }
 
