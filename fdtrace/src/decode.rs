@@ -295,7 +295,8 @@ fn plain(sys: &Syscall, call: &wire::Call) -> Effect {
         // The number is freed first: every result but EBADF means closed, EINTR and EIO too.
         // <https://github.com/torvalds/linux/blob/v6.12/fs/open.c#L1561>
         class::CLOSE if call.ret != EBADF => Effect::Remove { fd: fd(a0), before: call.before, after: call.after },
-        class::CLOSE_RANGE if call.ret == 0 => {
+        // The kernel refuses a range that ends before it begins; a recording may say what it likes.
+        class::CLOSE_RANGE if call.ret == 0 && a0 as u32 <= a1 as u32 => {
             let (first, last) = (a0 as u32, a1 as u32);
             if a2 & CLOSE_RANGE_CLOEXEC != 0 {
                 Effect::CloexecRange { first, last }

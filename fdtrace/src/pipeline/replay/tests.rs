@@ -188,3 +188,14 @@ fn records_that_a_fuzzer_made_are_no_panic() {
     }
     assert!(count > 0, "nothing was read");
 }
+
+#[test]
+fn a_range_that_ends_before_it_begins_does_nothing() {
+    for (args, known) in [([9, 3, 0], false), ([9, 3, 4], false), ([3, 9, 0], true)] {
+        let header = Header { kind: kind::CALL, tgid: 1, tid: 1, table: 1, ..Header::default() };
+        let args = [args[0], args[1], args[2], 0, 0, 0];
+        let call = wire::Call { header, nr: 436, enter_table: 1, args, ..wire::Call::default() };
+        let event = crate::decode::decode(0, bytes_of(&call), crate::syscalls::Arch::X86_64).expect("a record");
+        assert_eq!(event.is_some(), known, "{args:?}");
+    }
+}
