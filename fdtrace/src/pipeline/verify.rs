@@ -6,6 +6,7 @@ use fdtrace_common::wire::loss;
 
 use crate::{
     plan::Reading,
+    sink::run::LEFT_OUT,
     source::recording::{
         about::About,
         frame::{Head, block},
@@ -117,7 +118,7 @@ impl fmt::Display for Verified {
         let lost: Vec<String> = loss::NAMES
             .iter()
             .zip(last.lost)
-            .filter(|(name, count)| *count > 0 && **name != loss::NAMES[loss::RING_STACK])
+            .filter(|(name, count)| *count > 0 && **name != LEFT_OUT)
             .map(|(name, count)| format!("{name} {count}"))
             .collect();
         let lost = if lost.is_empty() { "0".to_owned() } else { lost.join(", ") };
