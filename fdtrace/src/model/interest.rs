@@ -214,8 +214,8 @@ impl World {
         Some(description)
     }
 
-    /// The last slot that we see has let go: the kernel drops what it knew in epoll instances.
-    pub(super) fn description_died(&mut self, description: &Rc<Description>) {
+    /// The last slot that we see, one of `table`'s, has let go: the kernel drops what it knew in epoll instances.
+    pub(super) fn description_died(&mut self, description: &Rc<Description>, table: TableId) {
         let instance = self.epolls.remove(&description.serial);
         let mut entries = Vec::new();
         if description.watched.replace(0) > 0 {
@@ -226,9 +226,24 @@ impl World {
                 entries.extend(gone.map(|(_, entry)| (*serial, entry)));
             }
         }
+        // Whoever handed it on before the trace may hold it still, and with it the registrations.
+        if !entries.is_empty()
+            && description.details().is_none_or(|details| details.opened.is_none())
+            && let Some(tgid) =
+                self.tables.get(&table).filter(|table| table.alive()).and_then(|table| table.users().next())
+        {
+            self.reread_interest(tgid);
+        }
         if instance.is_some() || !entries.is_empty() {
             self.bury(Remains { description: Rc::clone(description), died: self.now, instance, entries });
         }
+    }
+
+    /// What was known of a registration whose file seemed to be gone, and is not.
+    pub(super) fn remembered(&self, instance: Serial, target: Serial, fd: i32) -> Option<&Entry> {
+        let remains = self.graves.iter().find(|remains| remains.description.serial == target)?;
+        let mut entries = remains.entries.iter();
+        entries.find(|(serial, entry)| (*serial, entry.fd) == (instance, fd)).map(|(_, entry)| entry)
     }
 
     fn bury(&mut self, remains: Remains) {

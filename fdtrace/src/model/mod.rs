@@ -369,7 +369,7 @@ impl World {
             }
             if let Some((_, file, description)) = &before {
                 if description.release() {
-                    self.description_died(description);
+                    self.description_died(description, slot.table);
                 }
                 self.doubt_again(*file);
             }

@@ -175,10 +175,12 @@ impl World {
             let info = FileInfo { inode, dev, ..FileInfo::default() };
             self.identities.create(0, Some(Details { info, kind: Kind::Unknown, path: None, opened: None }))
         });
+        let known = self.remembered(instance.serial, target.serial, fd);
+        let (table, added) = known.map_or((None, None), |known| (known.table, known.added.clone()));
         let Some(state) = self.epolls.get_mut(&instance.serial) else { return };
         target.watched.set(target.watched.get() + 1);
         let key = (target.serial, fd);
-        let entry = Entry { target, fd, events, data, table: None, added: None };
+        let entry = Entry { target, fd, events, data, table, added };
         state.entries.entry(key).or_insert(entry);
     }
 

@@ -584,3 +584,24 @@ fn a_listing_of_a_registration_that_was_made_unseen_beside_one_under_its_number(
         assert_eq!(bench.list(&epoll, &[(5, true)]), [known]);
     }
 }
+
+#[test]
+fn a_registration_of_what_was_there_before_may_outlive_its_last_number() {
+    let (mut bench, epoll) = with_epoll();
+    // Whoever started the program has it, too.
+    let row = What::Row { fd: 5, file: file(0xa0), cloexec: false, since: 3, path: None };
+    bench.event(at(3, 4), TABLE, row);
+    let key = (bench.serial(5), 5);
+    bench.call("epoll_ctl", at(7, 8), 0, ctl(0xee, 5, [0xa0, 0xa0]));
+    assert!(!bench.asks());
+    bench.close(at(9, 10), 5, 0xa0, 0);
+    assert!(bench.asks());
+    assert_eq!(bench.list(&epoll, &[(5, false)]), [key]);
+    let entry = &bench.world.epolls[&epoll].entries[&key];
+    assert_eq!(entry.added.as_ref().map(|by| by.at.exit.pos), Some(8), "who added it is known still");
+    // What was opened here is held by nobody else.
+    bench.open(at(11, 12), 5, 0xb0);
+    bench.call("epoll_ctl", at(13, 14), 0, ctl(0xee, 5, [0xb0, 0xb0]));
+    bench.close(at(15, 16), 5, 0xb0, 0);
+    assert!(!bench.asks());
+}
