@@ -114,6 +114,13 @@ pub mod loss {
         "stack",
         "program skipped",
     ];
+
+    /// Records that should have come and did not: all classes but those that cost no event.
+    #[must_use]
+    pub fn records(by_class: &[u64; CLASSES]) -> u64 {
+        let classes = by_class.iter().enumerate();
+        classes.filter(|(class, _)| !matches!(*class, INFLIGHT | RING_STACK)).map(|(_, count)| count).sum()
+    }
 }
 
 #[repr(C)]

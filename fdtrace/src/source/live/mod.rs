@@ -65,8 +65,7 @@ pub struct Totals {
 impl Totals {
     /// Records that should have come and did not.
     pub fn lost(&self) -> u64 {
-        let classes = self.by_class.iter().enumerate();
-        classes.filter(|(class, _)| !matches!(*class, loss::INFLIGHT | loss::RING_STACK)).map(|(_, count)| count).sum()
+        loss::records(&self.by_class)
     }
 }
 

@@ -123,10 +123,9 @@ impl Head {
         if fits { Ok(head) } else { Err(NoHead::Broken) }
     }
 
-    /// Records lost that should have come: all classes but the one that costs precision only.
+    /// Records that should have come and did not.
     pub fn lost(&self) -> u64 {
-        let classes = self.lost.iter().enumerate();
-        classes.filter(|(class, _)| *class != loss::INFLIGHT).map(|(_, count)| count).sum()
+        loss::records(&self.lost)
     }
 }
 

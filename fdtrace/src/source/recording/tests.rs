@@ -227,6 +227,22 @@ fn a_recording_holds_what_it_may() {
 
 /// However much is taken in at once: 2 s of records without anybody asking what is due.
 #[test]
+fn what_costs_no_event_is_not_lost_in_a_recording_either() {
+    let files = Files::default();
+    let mut recorder = files.recorder(Rotation::default());
+    let mut totals = Totals { captured: 50, produced: 52, ..Totals::default() };
+    (totals.by_class[wire::loss::RING_CALL], totals.by_class[wire::loss::RING_STACK]) = (2, 5);
+    for (pos, record) in run(50) {
+        recorder.record(pos, &record);
+    }
+    recorder.flush(totals).unwrap();
+    recorder.end(totals, 77).unwrap();
+    let (_, heads, _) = read(&files.bytes());
+    assert_eq!(heads.last().map(Head::lost), Some(2));
+    assert_eq!(totals.lost(), 2);
+}
+
+#[test]
 fn no_block_waits_for_more_than_its_time() {
     let files = Files::default();
     let mut recorder = files.recorder(Rotation::default());
