@@ -104,6 +104,9 @@ struct Trace {
     /// (may be given again; `-`: standard output)
     #[arg(long = "export", value_name = "FORMAT=FILE", value_parser = recordings::export_file)]
     exports: Vec<ExportFile>,
+    /// In such a form, tell every generation for itself, also in a loop that opens and closes the same thing many times
+    #[arg(long, requires = "exports")]
+    every: bool,
     /// Record the run, to be looked at later with `report`, `timeline` and `export` (`-`: standard output)
     #[arg(short, long = "output", value_name = "FILE.fdt")]
     output: Option<PathBuf>,
@@ -180,7 +183,7 @@ impl Cli {
         {
             return Err("the standard output cannot be rotated: give -o a file".to_owned());
         }
-        let Trace { pids, name, all, newest, wait, told, exports, duration, user, .. } = self.trace;
+        let Trace { pids, name, all, newest, wait, told, exports, every, duration, user, .. } = self.trace;
         let mut command = self.trace.command.into_iter();
         let target = if let Some(program) = command.next() {
             let user = match user {
@@ -203,7 +206,7 @@ impl Cli {
         };
         Ok(Plan {
             target,
-            output: Output { exports, record, ..told.into() },
+            output: Output { exports, every, record, ..told.into() },
             ring_size: self.trace.ring_size.saturating_mul(1024).next_power_of_two(),
             duration,
             stacks: !self.trace.no_stacks,

@@ -75,6 +75,8 @@ pub struct Output {
     pub gen_suppressions: Option<PathBuf>,
     /// The run in other forms, lifetimes included.
     pub exports: Vec<ExportFile>,
+    /// Tell lives that are alike one by one there.
+    pub every: bool,
     /// The run itself, to be looked at again later.
     pub record: Option<Record>,
     /// Replace a file that exists.
@@ -149,6 +151,8 @@ pub struct ExportPlan {
     pub reading: Reading,
     pub filter: Filter,
     pub file: ExportFile,
+    /// Tell lives that are alike one by one.
+    pub every: bool,
     pub force: bool,
 }
 

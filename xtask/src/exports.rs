@@ -84,7 +84,9 @@ fn export(folder: &Path) -> Result<PathBuf> {
     command::run(record.arg(command::workspace().join("tests/exports/program.py")).arg(GENERATIONS))?;
     for (form, name) in FORMS {
         let mut export = Command::new(&fdtrace);
-        command::run(export.arg("export").arg(&recording).args(["--to", form, "-o"]).arg(folder.join(name)))?;
+        command::run(
+            export.arg("export").arg(&recording).args(["--every", "--to", form, "-o"]).arg(folder.join(name)),
+        )?;
     }
     Ok(folder.to_owned())
 }

@@ -133,6 +133,9 @@ pub struct Export {
     /// Where it goes (`-`: standard output)
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     output: PathBuf,
+    /// Tell every generation for itself, also in a loop that opens and closes the same thing many times
+    #[arg(long)]
+    every: bool,
     /// Replace an output file that exists
     #[arg(long)]
     force: bool,
@@ -185,9 +188,9 @@ pub fn export_file(text: &str) -> Result<ExportFile, String> {
 
 impl Export {
     pub fn plan(self) -> ExportPlan {
-        let Self { source, select, to, from, until, output, force } = self;
+        let Self { source, select, to, from, until, output, every, force } = self;
         let file = ExportFile { format: to.into(), path: output };
-        ExportPlan { reading: source.plan(Range { from, to: until }), filter: select.plan(), file, force }
+        ExportPlan { reading: source.plan(Range { from, to: until }), filter: select.plan(), file, every, force }
     }
 }
 

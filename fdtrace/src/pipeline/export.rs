@@ -10,8 +10,8 @@ use anyhow::Context;
 use crate::{
     plan::{ExportFile, ExportPlan, Format, TimelinePlan},
     sink::{
-        Sink, Sinks, csv::CsvSink, filter::Filtered, html::HtmlSink, json::JsonSink, lanes::LanesSink, output,
-        perfetto::PerfettoSink, sqlite::SqliteSink, text::TextOptions,
+        Sink, Sinks, alike::Fold, csv::CsvSink, filter::Filtered, html::HtmlSink, json::JsonSink, lanes::LanesSink,
+        output, perfetto::PerfettoSink, sqlite::SqliteSink, text::TextOptions,
     },
 };
 
@@ -23,14 +23,15 @@ use super::{
 };
 
 pub fn export(plan: &ExportPlan) -> Result<Outcome, Failure> {
-    let filtered = Filtered { filter: plan.filter.clone(), sink: open(&plan.file, plan.force)? };
+    let sink = open(&plan.file, plan.force, plan.every)?;
+    let filtered = Filtered { filter: plan.filter.clone(), sink };
     let progress = Progress::over(&plan.reading, plan.file.path == Path::new("-"));
     replay(&plan.reading, &mut Sinks(vec![Box::new(filtered)]), &mut Quiet::default(), progress, true)?;
     Ok(Outcome::Exit(0))
 }
 
-/// Begins an export, of a recording or of a live run.
-pub fn open(export: &ExportFile, force: bool) -> Result<Box<dyn Sink>, Failure> {
+/// Begins an export, of a recording or of a live run. `every`: lives that are alike are told one by one.
+pub fn open(export: &ExportFile, force: bool, every: bool) -> Result<Box<dyn Sink>, Failure> {
     let ExportFile { format, path } = export;
     let is_text = matches!(format, Format::JsonLines | Format::Csv(_));
     if !is_text && path == Path::new("-") && io::stdout().is_terminal() {
@@ -42,7 +43,8 @@ pub fn open(export: &ExportFile, force: bool) -> Result<Box<dyn Sink>, Failure> 
     }
     let file = output::create(path, force).map_err(Failure::usage)?;
     let sink = sink(*format, BufWriter::with_capacity(1 << 18, file)).context("cannot begin the export");
-    sink.map_err(Failure::usage)
+    let sink = sink.map_err(Failure::usage)?;
+    Ok(if every { sink } else { Box::new(Fold::new(sink)) })
 }
 
 fn sink(format: Format, out: impl Write + Send + 'static) -> io::Result<Box<dyn Sink>> {

@@ -54,7 +54,7 @@ pub fn open(plan: &Output) -> Result<(Sinks, Option<Recorder>), Failure> {
         sinks.push(Box::new(Folding::new(GithubSink::new(io::stdout()), plan.notes)));
     }
     for export in exports {
-        sinks.push(export::open(export, plan.force)?);
+        sinks.push(export::open(export, plan.force, plan.every)?);
     }
     let record = record.map(|plan_of| record::recorder(plan_of, plan.force, clock::wall_ns(), clock::boot_ns()));
     Ok((Sinks(sinks), record.transpose()?))

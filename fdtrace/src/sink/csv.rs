@@ -23,7 +23,7 @@ pub struct CsvSink<W: Write> {
 }
 
 const LIFETIMES: &str = "pid,process,table,fd,generation,description,kind,object,cloexec,opened_ns,opened,opened_how,\
-    opened_call,opened_tid,closed_ns,closed,closed_how,closed_call,closed_tid";
+    opened_call,opened_tid,closed_ns,closed,closed_how,closed_call,closed_tid,alike,open_ns";
 const FINDINGS: &str = "rule,confidence,severity,incident,pid,process,fd,generation,time_ns,time,message,complete,\
     culprit_tid,culprit_call,victim_tid,victim_call";
 
@@ -148,6 +148,8 @@ impl<W: Write> Sink for CsvSink<W> {
             Cell::Text(closed.map_or("", verb)),
             Cell::Text(closed.map_or("", |act| act.call)),
             closed.map_or(Cell::Nothing, |act| number(act.tid)),
+            number(lifetime.alike().count),
+            number(lifetime.alike().open_ns),
         ])
     }
 

@@ -188,5 +188,6 @@ pub fn lifetime(fd: i32, generation: u32, object: &[u8]) -> crate::sink::lifetim
         opened: act(at, fd, generation, Verb::Opened, "openat"),
         closed: Some(act(at + 900_000, fd, generation, Verb::Closed, "close")),
         successor: None,
+        folded: None,
     }
 }

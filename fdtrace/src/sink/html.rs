@@ -173,7 +173,8 @@ impl<W: Write> Sink for HtmlSink<W> {
             self.time(lifetime.opened.time),
             lifetime.ended().map(|ended| self.time(ended)),
             opened,
-            closed
+            closed,
+            lifetime.alike().count
         ]);
         self.row(&row)
     }

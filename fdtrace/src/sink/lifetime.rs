@@ -38,9 +38,29 @@ pub struct Lifetime {
     pub closed: Option<Act>,
     /// When the next generation of this number began, if that is known. A close that was overtaken returns later.
     pub successor: Option<u64>,
+    /// It stands for more than itself, see [`super::alike`]: this is the first of them, `closed` is of the last.
+    pub folded: Option<Alike>,
+}
+
+/// Generations of one number, one after the other, that differ in nothing but times and addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alike {
+    pub count: u64,
+    /// How long they were open, together, nanoseconds.
+    pub open_ns: u64,
+    /// The longest of them, nanoseconds.
+    pub longest_ns: u64,
 }
 
 impl Lifetime {
+    /// What it stands for, be that itself alone. Times are 0 while it is open.
+    pub fn alike(&self) -> Alike {
+        self.folded.unwrap_or_else(|| {
+            let open_ns = self.closed.as_ref().map_or(0, |closed| closed.time.saturating_sub(self.opened.time));
+            Alike { count: 1, open_ns, longest_ns: open_ns }
+        })
+    }
+
     /// When it was over, for a picture in which generations of one number do not overlap.
     pub fn ended(&self) -> Option<u64> {
         let closed = self.closed.as_ref()?.time;
@@ -169,6 +189,7 @@ impl Lifetimes {
             closed,
             successor: next.map(|next| next.born.exit.time),
             opened,
+            folded: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! Of the other stages a sink knows [`Finding`] only. Names in it were chosen by the traced program; every sink escapes
 //! them in the way of its form.
 
+pub mod alike;
 pub mod csv;
 pub mod explain;
 pub mod filter;

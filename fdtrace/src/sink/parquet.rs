@@ -34,7 +34,8 @@ use crate::{
     plan::Table,
 };
 
-/// One row for each generation of each descriptor number. `closed*` is null for what was open at the end.
+/// One row for each generation of each descriptor number, or for as many as are `alike`; `open_ns` is how long they were
+/// open, together. `closed*` is null for what was open at the end.
 const LIFETIMES: &str = "message lifetime {
     required int32 pid; required binary process (UTF8); required int64 table_id; required int32 fd;
     required int64 generation; required int64 description; required binary kind (UTF8); required binary object (UTF8);
@@ -45,6 +46,7 @@ const LIFETIMES: &str = "message lifetime {
     optional int64 closed (TIMESTAMP(MICROS,true)); optional int64 closed_ns; optional binary closed_how (UTF8);
     optional binary closed_call (UTF8); optional int32 closed_tid; optional binary closed_owner (UTF8);
     optional binary closed_task (UTF8); optional binary closed_stack (UTF8);
+    required int64 alike; required int64 open_ns;
 }";
 
 const FINDINGS: &str = "message finding {
@@ -294,6 +296,8 @@ impl<W: Write + Send> Sink for ParquetSink<W> {
         cells.push(closed.map_or(Cell::Nothing, |act| text(act.call)));
         cells.push(closed.map_or(Cell::Nothing, |act| number(act.tid)));
         cells.extend(Self::who(closed));
+        cells.push(number(lifetime.alike().count));
+        cells.push(number(lifetime.alike().open_ns));
         self.row(cells)
     }
 

@@ -10,13 +10,14 @@ mod words;
 
 use std::{
     collections::HashSet,
+    fmt::Write as _,
     hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher},
     io::{self, Write},
 };
 
 use super::{
     Sink,
-    lifetime::Lifetime,
+    lifetime::{Alike, Lifetime},
     run::{Loss, RunMeta, Summary},
 };
 use crate::{
@@ -243,11 +244,16 @@ impl<W: Write> Sink for PerfettoSink<W> {
         if let Some(closed) = closed {
             describe(closed, "closed", &mut notes);
         }
+        let mut name = lifetime.kind.to_owned();
+        if let Some(Alike { count: alike, .. }) = lifetime.folded {
+            let _ = write!(name, " × {alike}");
+            notes.push(count("alike", i64::try_from(alike).unwrap_or(i64::MAX)));
+        }
         let begin = TrackEvent {
             r#type: Some(EventType::SliceBegin.into()),
             track_uuid: Some(lane),
             categories: vec![lifetime.kind.to_owned()],
-            name: Some(lifetime.kind.to_owned()),
+            name: Some(name),
             debug_annotations: notes,
             flow_ids: vec![flow(*pid, *fd, *generation)],
         };

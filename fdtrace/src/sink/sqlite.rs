@@ -187,7 +187,7 @@ impl<W: Write> Sink for SqliteSink<W> {
         let Lifetime { opened, closed, .. } = lifetime;
         let closed = closed.as_ref();
         self.insert(
-            "INSERT INTO lifetime VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO lifetime VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             params![
                 lifetime.pid,
                 text(&lifetime.process),
@@ -211,7 +211,10 @@ impl<W: Write> Sink for SqliteSink<W> {
                 closed.map(|act| act.tid),
                 closed.and_then(owner),
                 closed.and_then(|act| stack(&act.who.python)),
-                closed.and_then(|act| stack(&act.who.native))
+                closed.and_then(|act| stack(&act.who.native)),
+                signed(lifetime.alike().count),
+                signed(lifetime.alike().open_ns),
+                signed(lifetime.alike().longest_ns)
             ],
         )
     }

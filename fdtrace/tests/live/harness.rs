@@ -99,13 +99,13 @@ pub fn trace<S: AsRef<OsStr>>(options: &[&str], command: &[S]) -> Report {
     read(fdtrace.output().expect("fdtrace runs"), &json)
 }
 
-/// Traces a command with room for everything, and gives every finding and every lifetime too: unlike a report, an export
+/// Traces a command with room for everything, and gives every finding and every lifetime too: unlike a report, this export
 /// folds nothing.
 pub fn record<S: AsRef<OsStr>>(scratch: &Scratch, command: &[S]) -> (Report, Vec<Value>) {
     let recording = scratch.path("run.fdt");
     let recording = recording.to_str().expect("a plain path");
     let report = trace(&["--force", "--ring-size", "65536", "-o", recording], command);
-    let export = ["export", recording, "--to", "jsonl", "-o", "-"];
+    let export = ["export", recording, "--every", "--to", "jsonl", "-o", "-"];
     let export = Command::new(FDTRACE).args(export).stdin(Stdio::null()).output().expect("fdtrace runs");
     let text = String::from_utf8(export.stdout).expect("JSON");
     let lines = text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();

@@ -188,6 +188,47 @@ while time.monotonic() < end:
 os.close(held)
 ";
 
+/// A loop, and the blog's mistake on the number that the loop used.
+const LOOP: &str = r#"
+import os
+for _ in range(5000):
+    os.close(os.open("/dev/null", os.O_RDONLY))
+first = open("/etc/hostname")
+os.close(first.fileno())
+second = os.open("/etc/passwd", os.O_RDONLY)
+del first
+"#;
+
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn a_loop_is_exported_as_one_life_with_its_number() {
+    let scratch = Scratch::new();
+    let script = scratch.write("loop.py", LOOP);
+    let (file, live) = (scratch.path("x.fdt"), scratch.path("live.jsonl"));
+    let mut fdtrace = Command::new(FDTRACE);
+    fdtrace.args(["--ring-size", "65536", "-o"]).arg(&file).arg("--export").arg(format!("jsonl={}", live.display()));
+    let told = fdtrace.args(["--", "python3"]).arg(&script).output().expect("fdtrace runs");
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let export = |options: &[&str]| {
+        let told = Command::new(FDTRACE).arg("export").arg(&file).args(["--to", "jsonl"]).args(options).output();
+        String::from_utf8_lossy(&told.expect("it runs").stdout).into_owned()
+    };
+    let (folded, every) = (export(&[]), export(&["--every"]));
+    same(&std::fs::read_to_string(live).expect("an export"), &folded, "live and from the recording");
+    let lives = |text: &str| -> Vec<u64> {
+        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
+        let lives = lines.filter(|line| line["type"] == "lifetime" && line["object"] == "/dev/null");
+        lives.map(|line| line["alike"]["count"].as_u64().unwrap_or(1)).collect()
+    };
+    let (folded_lives, every_life) = (lives(&folded), lives(&every));
+    assert!(every_life.len() >= 5_000 && folded_lives.len() < 200, "{} and {}", every_life.len(), folded_lives.len());
+    assert_eq!(folded_lives.iter().sum::<u64>(), every_life.len() as u64);
+    // What the finding is about is told for itself.
+    let alone = |line: &&str| line.contains(r#""type":"lifetime""#) && line.contains("/etc/passwd");
+    assert_eq!(folded.lines().filter(alone).count(), every.lines().filter(alone).count());
+    assert!(folded.contains(r#""rule":"stale-close""#) || folded.contains(r#""rule":"foreign-close""#));
+}
+
 #[test]
 #[ignore = "needs root and a kernel with BTF"]
 fn a_later_file_of_a_rotation_is_read_alone() {

@@ -1,10 +1,12 @@
-//! Section `bystanders`: what processes pay that are not traced, while another one is and after that.
+//! Section `bystanders`: what processes pay that are not traced, while another one is and after that, beside what two hooks
+//! cost that do nothing.
 
 use anyhow::Result;
 use serde_json::json;
 
 use super::{
     figure::{Samples, Table, short},
+    floor::Floor,
     tracer::{Bench, Held},
 };
 
@@ -12,11 +14,10 @@ const CALLS: [(&str, u64); 3] = [("getppid", 5_000_000), ("pipe", 1_000_000), ("
 
 pub fn section(bench: &Bench) -> Result<Vec<Table>> {
     let held = Held::start(&bench.load("hold", 10))?;
-    let mut columns = vec!["loop", "hooks", "per iteration", "spread", "added"];
-    columns.dedup();
+    let columns = ["loop", "hooks", "per iteration", "spread", "added"];
     let mut table = Table::new("processes that are not traced", &columns);
-    // Before, while attached, after: fdtrace is started anew in each round.
-    let mut samples: Vec<[Samples; 3]> = CALLS.iter().map(|_| Default::default()).collect();
+    // Before, with empty hooks, while attached, after: fdtrace is started anew in each round.
+    let mut samples: Vec<[Samples; 4]> = CALLS.iter().map(|_| Default::default()).collect();
     for _ in 0..bench.rounds {
         let mut measure = |phase: usize| -> Result<()> {
             for ((kind, count), samples) in CALLS.iter().zip(&mut samples) {
@@ -25,13 +26,16 @@ pub fn section(bench: &Bench) -> Result<Vec<Table>> {
             Ok(())
         };
         measure(0)?;
-        let attached = bench.attach(held.pid(), &[])?;
+        let floor = Floor::attach()?;
         measure(1)?;
-        attached.end()?;
+        drop(floor);
+        let attached = bench.attach(held.pid(), &[])?;
         measure(2)?;
+        attached.end()?;
+        measure(3)?;
     }
     for ((kind, _), samples) in CALLS.iter().zip(&samples) {
-        for (phase, name) in ["before", "attached", "after"].iter().enumerate() {
+        for (phase, name) in ["before", "empty ones", "fdtrace", "after"].iter().enumerate() {
             let added = samples[phase].median() - samples[0].median();
             let cells = [
                 (*kind).to_owned(),

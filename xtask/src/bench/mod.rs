@@ -6,6 +6,7 @@
 mod attach;
 mod bystanders;
 mod figure;
+mod floor;
 mod kept;
 pub mod load;
 mod loops;

@@ -4,6 +4,8 @@
 //! Bytes that are not UTF-8 stand escaped in the usual key, and exactly, in base64, in a second one that ends in `_b64`
 //! and is there only then. Addresses are strings: a JavaScript number does not hold them.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap};
@@ -13,7 +15,7 @@ use crate::{
     escape::escape_terminal,
     sink::{
         fold::Repeat,
-        lifetime::Lifetime,
+        lifetime::{Alike, Lifetime},
         run::{Loss, Mark, RunMeta, Summary, Target},
     },
 };
@@ -221,6 +223,7 @@ impl Record for LifetimeForm<'_> {
             opened,
             closed,
             successor: _,
+            folded,
         } = self.lifetime;
         time(map, opened.time, self.wall)?;
         map.serialize_entry("pid", pid)?;
@@ -233,7 +236,12 @@ impl Record for LifetimeForm<'_> {
         name(map, "object", object)?;
         map.serialize_entry("cloexec", cloexec)?;
         map.serialize_entry("opened", &ActForm(opened))?;
-        map.serialize_entry("closed", &closed.as_ref().map(ActForm))
+        map.serialize_entry("closed", &closed.as_ref().map(ActForm))?;
+        if let Some(Alike { count, open_ns, longest_ns }) = folded {
+            let [count, open, longest] = [("count", count), ("open_ns", open_ns), ("longest_ns", longest_ns)];
+            map.serialize_entry("alike", &BTreeMap::from([count, open, longest]))?;
+        }
+        Ok(())
     }
 }
 

@@ -3,13 +3,16 @@ CREATE TABLE run (
     version TEXT, schema TEXT, kernel TEXT, started_wall INTEGER, started_boot INTEGER, started TEXT, targets TEXT
 );
 -- One row for each generation of each descriptor number. closed_* is NULL for what was open at the end.
+-- Where alike is more than 1 the row stands for so many generations, one after the other, that differ in times and addresses
+-- only: generation and opened_* are of the first, closed_* of the last; open_ns is how long they were open, together.
 CREATE TABLE lifetime (
     pid INTEGER, process TEXT, table_id INTEGER, fd INTEGER, generation INTEGER, description INTEGER, kind TEXT,
     object TEXT, cloexec INTEGER,
     opened_ns INTEGER, opened_how TEXT, opened_call TEXT, opened_tid INTEGER, opened_owner TEXT, opened_python TEXT,
     opened_native TEXT,
     closed_ns INTEGER, closed_how TEXT, closed_call TEXT, closed_tid INTEGER, closed_owner TEXT, closed_python TEXT,
-    closed_native TEXT
+    closed_native TEXT,
+    alike INTEGER, open_ns INTEGER, longest_ns INTEGER
 );
 CREATE TABLE finding (
     id INTEGER PRIMARY KEY, rule TEXT, confidence TEXT, severity TEXT, incident INTEGER, pid INTEGER, process TEXT,
@@ -30,14 +33,15 @@ CREATE VIEW open_at_end AS
     FROM lifetime WHERE closed_ns IS NULL;
 -- What is opened most, and how long it lives.
 CREATE VIEW churn AS
-    SELECT pid, process, kind, object, count(*) AS generations, avg(closed_ns - opened_ns) AS mean_ns,
-           max(closed_ns - opened_ns) AS longest_ns
+    SELECT pid, process, kind, object, sum(alike) AS generations,
+           sum(open_ns) * 1.0 / sum(CASE WHEN closed_ns IS NOT NULL THEN alike END) AS mean_ns,
+           max(longest_ns) AS longest_ns
     FROM lifetime GROUP BY pid, process, kind, object ORDER BY generations DESC;
 -- Numbers that are given out again within a millisecond: where a stale close hits hardest.
 CREATE VIEW quick_reuse AS
     SELECT a.pid, a.process, a.fd, a.generation, a.object AS was, b.object AS became, b.opened_ns - a.closed_ns AS gap_ns
     FROM lifetime a JOIN lifetime b
-        ON b.table_id = a.table_id AND b.fd = a.fd AND b.generation = a.generation + 1
+        ON b.table_id = a.table_id AND b.fd = a.fd AND b.generation = a.generation + a.alike
     WHERE b.opened_ns - a.closed_ns BETWEEN 0 AND 1000000;
 -- Closed by another thread than the one that opened it.
 CREATE VIEW closed_elsewhere AS
