@@ -80,7 +80,8 @@ fn export(folder: &Path) -> Result<PathBuf> {
     fs::create_dir_all(folder)?;
     let recording = folder.join("run.fdt");
     let mut record = command::as_root(&fdtrace)?;
-    record.arg("-o").arg(&recording).args(["--", "python3"]);
+    // Room for all of it: a reader that is late leaves out stacks and paths, which are looked for.
+    record.args(["--ring-size", "65536", "-o"]).arg(&recording).args(["--", "python3"]);
     command::run(record.arg(command::workspace().join("tests/exports/program.py")).arg(GENERATIONS))?;
     for (form, name) in FORMS {
         let mut export = Command::new(&fdtrace);
