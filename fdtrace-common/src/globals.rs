@@ -63,9 +63,10 @@ pub struct Offsets {
     /// `thread_info`: the word that tells 32-bit calls, and the bit that does (0: there are none).
     pub task_status: u32,
     pub compat_bit: u32,
+    pub task_nvcsw: u32,
 }
 
-const WORDS: usize = 64;
+const WORDS: usize = 65;
 const _: () = assert!(size_of::<Offsets>() == WORDS * 4 && align_of::<Offsets>() == 4);
 
 impl Offsets {

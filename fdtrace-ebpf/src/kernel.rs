@@ -75,6 +75,12 @@ pub fn in_compat_call() -> bool {
     of_task::<u32>(offset!(task_status)) & bit != 0
 }
 
+/// How often the current task has given up its processor of its own accord: more often after a call that waited.
+#[inline(always)]
+pub fn switches() -> u64 {
+    of_task(offset!(task_nvcsw))
+}
+
 /// A member of the current task.
 #[inline(always)]
 fn of_task<T: Copy + Default>(offset: usize) -> T {

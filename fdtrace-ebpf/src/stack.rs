@@ -25,7 +25,7 @@ use crate::{
     kernel::{self, Files, member, offset, read},
     maps::{EVENTS, IMAGES, PYTHON, STACK_ROOM, WALK},
     owner, python,
-    shared::SHED,
+    shared::{PYTHONS, SHED},
     syscalls,
     turns::{self, Room},
     walk::{SEARCH_REGISTERS, SEARCH_WORDS, SEARCH_WORDS_NATIVE, Walk, copy, has_python, mode, plan, planned},
@@ -69,8 +69,8 @@ fn plan_at_enter(walk: *mut Walk, task: &Task, regs: *const c_void, nr: u64, bef
     unsafe {
         let fd = syscalls::arg(regs, 0) as u32;
         (*walk).wanted_fd = fd;
-        interpreter(walk, task);
         if wants & witness::AT_ENTER != 0 {
+            interpreter(walk, task);
             (*walk).mode = match class {
                 class::CLOSE => mode::CLOSE,
                 class::CLOSE_RANGE => mode::ANY,
@@ -86,6 +86,8 @@ fn plan_at_enter(walk: *mut Walk, task: &Task, regs: *const c_void, nr: u64, bef
             }
             return;
         }
+        // What is known of it is not needed by most, which end here.
+        (*walk).has_python = u32::from(known(walk, task).is_some());
         // A number that an object still holds, though its generation is gone: who uses it now?
         let watched = filter::uses(class) && before != 0;
         let always = watched
@@ -107,6 +109,9 @@ fn plan_at_enter(walk: *mut Walk, task: &Task, regs: *const c_void, nr: u64, bef
         // A stream asks about its number before it first uses it, so other calls need not be looked at.
         if (always || has_python(walk)) && owner::wanted(walk, fd, always) {
             (*walk).plan |= plan::SEARCH | plan::BIND | plan::FORESEE;
+        }
+        if (&raw const (*walk).plan).read_volatile() != 0 {
+            interpreter(walk, task);
         }
     }
 }
@@ -232,16 +237,21 @@ fn prepare(task: &Task, now: u64) -> Option<*mut Walk> {
     Some(walk)
 }
 
+/// What is known of the interpreter that the process runs now.
+#[inline(always)]
+unsafe fn known(walk: *const Walk, task: &Task) -> Option<*const PyEntry> {
+    let known = PYTHON.get_ptr(&task.tgid)?;
+    // SAFETY: a live element of a hash map, and this processor's room.
+    unsafe { if (*known).execs == (*walk).execs { Some(known) } else { None } }
+}
+
 /// Copies what is known of the process's interpreter, if something is.
 #[inline(always)]
 unsafe fn interpreter(walk: *mut Walk, task: &Task) {
     // SAFETY: a live element of a hash map, and this processor's room.
     unsafe {
         (*walk).has_python = 0;
-        let Some(known) = PYTHON.get_ptr(&task.tgid) else { return };
-        if (*known).execs != (*walk).execs {
-            return;
-        }
+        let Some(known) = known(walk, task) else { return };
         let to = (&raw mut (*walk).python).cast::<c_void>();
         if bpf_probe_read_kernel(to, size_of::<PyProcess>() as u32, known.cast()) == 0 {
             (*walk).has_python = 1;
@@ -515,6 +525,7 @@ unsafe fn install(process: *mut TracedProcess, tgid: u32, image: *const PyImage,
         (*walk).python_reserved = 0;
         // If there is no room, the process goes without.
         let _ = PYTHON.insert(&tgid, &*python.cast::<PyEntry>(), 0);
+        PYTHONS.set(1);
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Inflight {
     /// See [`super::Call::before`]; of a call that only uses its descriptor it is kept for watched slots alone.
     pub before: u64,
     pub table: u64,
+    /// How often the thread had given up its processor of its own accord: what is the same at the end did not wait.
+    pub switches: u64,
 }
 
 /// Value of the `WATCHED` map: whose uses are to be reported.
@@ -99,6 +101,7 @@ pub mod shared {
     pub const WATCHED_NUMBERS: &str = ".data.watched";
     /// What is left out, one of [`super::shed`].
     pub const SHED: &str = ".data.shed";
+    pub const PYTHONS: &str = ".data.pythons";
 }
 
 /// What is left out when fdtrace needs more than it may; each with all that is before it. What happened is told as long as
@@ -116,6 +119,6 @@ pub mod shed {
 plain! {
     TracedProcess = 16,
     Watch = 16,
-    Inflight = 40,
+    Inflight = 48,
     PerCpu = 72,
 }

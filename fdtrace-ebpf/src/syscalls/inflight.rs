@@ -4,7 +4,7 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use fdtrace_common::wire::{Inflight, NOT_SEEN};
 
 use crate::{
-    emit,
+    emit, kernel,
     maps::{INFLIGHT, INFLIGHT_ENTRIES},
 };
 
@@ -12,7 +12,7 @@ use crate::{
 pub const BLOCKED: u64 = 1_000_000;
 
 /// What is known of a call whose start was not seen.
-pub const UNSEEN: Inflight = Inflight { tid: 0, nr: 0, time: 0, pos: NOT_SEEN, before: 0, table: 0 };
+pub const UNSEEN: Inflight = Inflight { tid: 0, nr: 0, time: 0, pos: NOT_SEEN, before: 0, table: 0, switches: 0 };
 
 #[inline(always)]
 pub fn slot(tid: u32) -> Option<*mut Inflight> {
@@ -67,5 +67,7 @@ pub fn worth_telling(nr: u64) -> bool {
     let Some(slot) = slot(tid) else { return false };
     // SAFETY: a live element of an array map.
     let seen = unsafe { *slot };
-    seen.tid == tid && seen.nr == nr as u32 && (seen.before != 0 || emit::now() - seen.time > BLOCKED)
+    // The clock is dear, and is asked only where the call has waited for something.
+    let blocked = || kernel::switches() != seen.switches && emit::now() - seen.time > BLOCKED;
+    seen.tid == tid && seen.nr == nr as u32 && (seen.before != 0 || blocked())
 }

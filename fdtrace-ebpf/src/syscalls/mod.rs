@@ -25,7 +25,7 @@ use crate::{
     filter::{self, witnesses},
     kernel::{self, Files, member, offset},
     process,
-    shared::SHED,
+    shared::{PYTHONS, SHED},
     watch,
 };
 
@@ -84,23 +84,23 @@ pub enum Turn {
     Second,
 }
 
-/// `sys_enter(struct pt_regs *regs, long id)`. `true`: the call is ours and the task is traced.
+/// `sys_enter(struct pt_regs *regs, long id)`. If the call is ours and the task is traced: has somebody asked for this use?
 #[inline(always)]
-pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> bool {
+pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<bool> {
     if !filter::hooked(nr) {
-        return false;
+        return None;
     }
-    let Some(task) = filter::current() else { return false };
+    let task = filter::current()?;
     let compat = kernel::in_compat_call();
     let class = filter::class(nr, compat);
     if class == class::NONE {
-        return false;
+        return None;
     }
-    let Some(slot) = inflight::slot(task.tid) else { return false };
+    let slot = inflight::slot(task.tid)?;
     // SAFETY: a live element of an array map. The end of every call that we look at takes the id away.
     if unsafe { (*slot).tid } == task.tid {
         if turn == Turn::Second {
-            return false;
+            return None;
         }
         // So the end of the last one was not seen.
         emit::missing(loss::SKIPPED, task.process);
@@ -124,9 +124,17 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> bool {
     // SAFETY: `slot` is a live element of an array map. Only this thread writes it, or one with the same low bits of
     // tid: that one is found out by its tid.
     unsafe {
-        slot.write(Inflight { tid: task.tid, nr: nr as u32, time: emit::now(), table: files.files, before, pos });
+        slot.write(Inflight {
+            tid: task.tid,
+            nr: nr as u32,
+            time: emit::now(),
+            table: files.files,
+            before,
+            pos,
+            switches: kernel::switches(),
+        });
     }
-    true
+    Some(filter::uses(class) && before != 0)
 }
 
 /// Status flags that a call is about to change, marked as known.
@@ -142,6 +150,21 @@ pub fn may_be_ours(regs: *const c_void, ret: i64, turn: Turn) -> bool {
     (ret == EBADF || filter::hooked(number(regs)))
         && filter::may_be_traced()
         && (turn == Turn::First || inflight::is_open())
+}
+
+/// The end of a call that did nothing but use its descriptor, and of which nothing is to be told: most ends that come here.
+#[inline(always)]
+pub fn only_used(regs: *const c_void, ret: i64) -> bool {
+    let nr = number(regs);
+    let over = !tells_by_itself(ret)
+        && !kernel::in_compat_call()
+        && filter::class(nr, false) == class::USE
+        && witnesses(nr) & (witness::MAPS | witness::AT_EXIT) == 0
+        && !worth_telling(nr);
+    if over {
+        inflight::close();
+    }
+    over
 }
 
 /// Is the end of this call to be told, and by which program?
@@ -280,9 +303,13 @@ pub fn tell_table(regs: *const c_void, ret: i64) {
 
 /// Is a stack to be taken when this call begins, or who holds its number?
 #[inline(always)]
-pub fn wants_at_enter(regs: *const c_void, nr: u64) -> bool {
+pub fn wants_at_enter(regs: *const c_void, nr: u64, watched: bool) -> bool {
     // A 32-bit program has its own numbers, and stacks that nobody here can read.
     let wants = if kernel::in_compat_call() { 0 } else { witnesses(nr) };
+    // Most calls of all, and of an object that holds the number only Python's are asked then.
+    if wants & !witness::ON_FAILURE == witness::BIND_ONCE && !watched && PYTHONS.get() == 0 {
+        return false;
+    }
     wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0 && armed(regs, nr) && has_leave()
 }
 

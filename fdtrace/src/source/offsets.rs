@@ -102,6 +102,7 @@ pub fn resolve(btf: &Btf<'_>, arch: Arch) -> Result<Offsets, MissingMember> {
         regs_arg_compat: registers.arg_compat,
         task_status: registers.status,
         compat_bit: registers.compat_bit,
+        task_nvcsw: btf.offset("task_struct", "nvcsw")?,
     })
 }
 

@@ -14,7 +14,8 @@ use serde_json::json;
 
 use super::{
     figure::{Samples, Table, short},
-    tracer::{Bench, PEERS},
+    floor::Floor,
+    tracer::{Attached, Bench, PEERS},
 };
 use crate::command;
 
@@ -50,13 +51,14 @@ pub fn section(bench: &Bench) -> Result<Vec<Table>> {
                 continue;
             }
         };
-        let (mut plain, mut traced, mut strace, mut cpu) =
-            (Samples::default(), Samples::default(), Samples::default(), Samples::default());
+        let [mut plain, mut floor, mut traced, mut strace, mut cpu] = [const { Samples(Vec::new()) }; 5];
         (server.client)()?;
         for _ in 0..bench.rounds {
             plain.push((server.client)()?);
-            let pids = family(server.pid);
-            let attached = bench.attach_all(server.pid, &pids, &[])?;
+            let empty = Floor::attach()?;
+            floor.push((server.client)()?);
+            drop(empty);
+            let (pids, attached) = attach(bench, server.pid)?;
             // Interpreters and libraries are looked at once.
             thread::sleep(Duration::from_secs(1));
             let before = attached.cpu()?;
@@ -68,9 +70,13 @@ pub fn section(bench: &Bench) -> Result<Vec<Table>> {
                 strace.push(under_strace(&around, server.pid, &pids, &server.client)?);
             }
         }
-        for (tool, samples, cpu) in
-            [("untraced", &plain, None), ("fdtrace", &traced, Some(cpu.median())), ("strace", &strace, None)]
-        {
+        let tools = [
+            ("untraced", &plain, None),
+            ("two empty hooks", &floor, None),
+            ("fdtrace", &traced, Some(cpu.median())),
+            ("strace", &strace, None),
+        ];
+        for (tool, samples, cpu) in tools {
             if samples.0.is_empty() {
                 continue;
             }
@@ -89,6 +95,19 @@ pub fn section(bench: &Bench) -> Result<Vec<Table>> {
         }
     }
     Ok(vec![table])
+}
+
+/// Attaches to a server with the processes that it has begun, some of which may end meanwhile.
+fn attach(bench: &Bench, pid: u32) -> Result<(Vec<String>, Attached)> {
+    let mut tries = 0;
+    loop {
+        let pids = family(pid);
+        match bench.attach_all(pid, &pids, &[]) {
+            Ok(attached) => return Ok((pids, attached)),
+            Err(error) if tries < 5 && format!("{error:#}").contains("there is no process") => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The processes that a server has begun.

@@ -82,6 +82,8 @@ pub struct Live {
     ring_size: u64,
     snapshots: Snapshots,
     per_cpu: PerCpuArray<MapData, [u64; 1 + loss::CLASSES]>,
+    /// Nonzero: `python` has had an entry.
+    pythons: Word,
     python: HashMap<MapData, u32, Words<{ size_of::<PyEntry>() / 8 }>>,
     images: HashMap<MapData, [u64; 2], Words<{ size_of::<PyImage>() / 8 }>>,
     /// Position of the next record.
@@ -108,6 +110,7 @@ impl Live {
         let lost = Word::take(ebpf, shared::LOST_EPOCH)?;
         let armed = Word::take(ebpf, shared::ARMED)?;
         let shed = Word::take(ebpf, shared::SHED)?;
+        let pythons = Word::take(ebpf, shared::PYTHONS)?;
         let snapshots = Snapshots::new(Word::take(ebpf, shared::SNAPSHOT)?);
         let per_cpu = PerCpuArray::try_from(object::map(ebpf, "PER_CPU")?)?;
         let python = HashMap::try_from(object::map(ebpf, "PYTHON")?)?;
@@ -127,6 +130,7 @@ impl Live {
             ring_size: u64::from(settings.ring_size),
             snapshots,
             per_cpu,
+            pythons,
             python,
             images,
             pos: 0,
@@ -183,7 +187,8 @@ impl Live {
         let entry = PyEntry { process: *process, execs, reserved: 0 };
         self.python
             .insert(tgid, Words::of(&entry), 0)
-            .with_context(|| format!("cannot tell the kernel side of the interpreter of process {tgid}"))
+            .with_context(|| format!("cannot tell the kernel side of the interpreter of process {tgid}"))?;
+        self.pythons.set(1)
     }
 
     /// Takes back what was said of a process's interpreter.
