@@ -40,6 +40,8 @@ use super::{
 
 /// Longest wait for the first snapshot.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(30);
+/// How often it is asked whether anything is traced still where no end was told.
+const LOOK_FOR_ENDED: Duration = Duration::from_secs(1);
 
 /// Runs a plan to its end.
 pub fn run(plan: Plan) -> Result<Outcome, Failure> {
@@ -217,6 +219,7 @@ impl Session {
     ) -> Result<Stop, Failure> {
         let mut ended = None;
         let mut seen_exits = None;
+        let mut looked = Instant::now();
         loop {
             self.drain();
             self.tick();
@@ -230,7 +233,7 @@ impl Session {
             let may_be_over = seen_exits != Some(self.exits) && (command.is_none() || ended.is_some());
             if may_be_over {
                 seen_exits = Some(self.exits);
-                if self.live.traced().is_empty() {
+                if !self.live.traces_any() {
                     return Ok(Stop::Ended(ended));
                 }
             }
@@ -258,8 +261,9 @@ impl Session {
                 () = sleep_for(to_write) => {}
                 () = sleep_until(to_look) => {}
             }
-            // Time passes for the rules even if nothing happens.
-            if self.live.traced().is_empty() {
+            // The end of the last process may have been lost.
+            if looked.elapsed() >= LOOK_FOR_ENDED {
+                looked = Instant::now();
                 seen_exits = None;
             }
         }
