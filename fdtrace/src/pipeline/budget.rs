@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use fdtrace_common::wire::shed;
 
+use crate::model::DEAD_LIVES;
+
 /// What one step is judged by.
 const WINDOW: Duration = Duration::from_millis(500);
 /// For how long less than half must have been used before a step is taken back.
@@ -68,6 +70,8 @@ pub struct Budget {
     flooded: Option<Duration>,
     /// Nothing more can be forgotten.
     is_bare: bool,
+    /// How many lives that are over are kept, if fewer than at first.
+    kept: Option<usize>,
 }
 
 impl Budget {
@@ -111,7 +115,8 @@ impl Budget {
         if over_memory {
             step.is_over = self.is_bare && self.level == shed::PATHS;
             self.is_bare = usage.dead <= FEW;
-            step.keep_dead = Some(if self.is_bare { 0 } else { usage.dead / 2 });
+            self.kept = Some(if self.is_bare { 0 } else { usage.dead / 2 });
+            step.keep_dead = self.kept;
         } else {
             self.is_bare = false;
         }
@@ -122,14 +127,16 @@ impl Budget {
         }
         let half_used = self.limits.cpu.is_some_and(|most| cpu > most / 2.0)
             || self.limits.memory.is_some_and(|most| usage.memory > most / 4 * 3);
-        if half_used || self.level == shed::NOTHING {
+        if half_used || (self.level == shed::NOTHING && self.kept.is_none()) {
             self.calm_since = None;
             return;
         }
         let since = *self.calm_since.get_or_insert(usage.time);
         if usage.time.saturating_sub(since) >= CALM {
-            self.level -= 1;
+            self.level = self.level.saturating_sub(1);
             self.calm_since = None;
+            step.keep_dead = self.kept.map(|most| (most * 2).clamp(FEW, DEAD_LIVES));
+            self.kept = step.keep_dead.filter(|most| *most < DEAD_LIVES);
         }
     }
 }
@@ -206,6 +213,10 @@ mod tests {
         assert_eq!(sheds(&steps), [1, 2, 3, 3, 3, 3]);
         assert!(steps.iter().all(|step| step.rest.is_zero()));
         assert!(!spend(&mut budget, &mut usage, 3.0, 99, 1)[0].is_over);
+        // With room again, as many are kept as at first, step by step.
+        let kept: Vec<_> =
+            spend(&mut budget, &mut usage, 0.0, 10, 200).iter().filter_map(|step| step.keep_dead).collect();
+        assert_eq!((kept[0], kept[1], kept[kept.len() - 1], kept.len()), (FEW, 2 * FEW, DEAD_LIVES, 9));
     }
 
     #[test]
