@@ -24,7 +24,7 @@ const FIRST: u64 = 64;
 /// So many of the last ones are held, in case that there is something to say about them.
 const HELD: usize = 4;
 /// Numbers that are followed at once; with more of them all begin anew.
-const NUMBERS: usize = 16_384;
+const NUMBERS: usize = 4_096;
 
 /// A sink that is told of lives that are alike as one.
 pub struct Fold {

@@ -10,8 +10,10 @@ use super::proto::{
     SEQ_NEEDS_INCREMENTAL_STATE, TracePacket, Value,
 };
 
-/// With more than these of a kind they are forgotten, and so is what the reader remembers.
+/// With more than these of a kind, or bytes in them, they are forgotten, and so is what the reader remembers: programs choose
+/// their names.
 const WORDS: usize = 16_384;
+const BYTES: usize = 8 << 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Words {
@@ -22,27 +24,37 @@ pub(super) struct Words {
 }
 
 #[derive(Debug, Default)]
-struct Numbers(HashMap<String, u64>);
+struct Numbers {
+    known: HashMap<String, u64>,
+    bytes: usize,
+}
 
 impl Numbers {
     /// The number of a string, and the string where the reader does not know it yet.
     fn of(&mut self, word: String) -> (u64, Option<String>) {
         // 0 means none.
-        let next = self.0.len() as u64 + 1;
-        match self.0.entry(word) {
+        let next = self.known.len() as u64 + 1;
+        match self.known.entry(word) {
             Entry::Occupied(known) => (*known.get(), None),
             Entry::Vacant(new) => {
                 let word = new.key().clone();
+                self.bytes += word.len();
                 (*new.insert(next), Some(word))
             }
         }
     }
 }
 
+impl Numbers {
+    fn is_full(&self) -> bool {
+        self.known.len() >= WORDS || self.bytes >= BYTES
+    }
+}
+
 impl Words {
     /// Says the names and texts of an event's annotations by number, and explains those that are new.
     pub fn intern(&mut self, packet: &mut TracePacket) {
-        if self.names.0.len().max(self.values.0.len()) >= WORDS {
+        if self.names.is_full() || self.values.is_full() {
             *self = Self::default();
         }
         let mut new = InternedData::default();
@@ -97,5 +109,11 @@ mod tests {
         assert_eq!(cleared.count(), 1);
         let again = said(&mut words, "first").interned_data.expect("it is explained");
         assert_eq!(again.debug_annotation_string_values.len(), 1);
+        // A few that are long.
+        let long = "x".repeat(BYTES / 4);
+        for n in 0..5 {
+            assert!(said(&mut words, &format!("{n}{long}")).interned_data.is_some());
+        }
+        assert!(words.values.bytes <= BYTES, "{}", words.values.bytes);
     }
 }
