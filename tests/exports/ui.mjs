@@ -4,16 +4,13 @@ import { createServer } from "node:http";
 import { mkdirSync, readFileSync } from "node:fs";
 import { extname, join, normalize } from "node:path";
 import { createRequire } from "node:module";
+import { checks } from "./checks.mjs";
 
 const [modules, executablePath, interfaceFolder, trace, pictures] = process.argv.slice(2);
 const { chromium } = createRequire(join(modules, "x"))("playwright-core");
 mkdirSync(pictures, { recursive: true });
 
-let failed = 0;
-function check(name, good, told = "") {
-  if (!good) failed++;
-  console.log(`${good ? "ok     " : "FAILED "} Perfetto's interface: ${name}  ${typeof told === "string" ? told : JSON.stringify(told)}`);
-}
+const { check, end } = checks("Perfetto's interface");
 
 const types = { ".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".json": "application/json", ".wasm": "application/wasm", ".woff2": "font/woff2" };
 const server = createServer((request, response) => {
@@ -77,4 +74,4 @@ check("a query finds slices, findings and flows", Number(told[2]) > 1000 && Numb
 check("nothing broke", broken.length === 0, broken);
 await browser.close();
 server.close();
-process.exit(failed ? 1 : 0);
+end();

@@ -142,17 +142,20 @@ fn perfetto(cache: &Path, scripts: &Path, folder: &Path) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-fn chromium() -> Result<PathBuf, &'static str> {
+/// A browser, and node's packages to drive it with.
+fn drivers(cache: &Path) -> Result<Result<(PathBuf, PathBuf), &'static str>> {
     let browsers = ["chromium", "chromium-browser", "google-chrome"];
-    let none = "there is no Chromium: `apt-get install chromium`, or the like, brings it";
-    browsers.into_iter().find_map(command::find).ok_or(none)
+    let Some(chromium) = browsers.into_iter().find_map(command::find) else {
+        return Ok(Err("there is no Chromium: `apt-get install chromium`, or the like, brings it"));
+    };
+    Ok(modules(cache)?.map(|modules| (chromium, modules)))
 }
 
 /// Perfetto's interface, built from its source once: what its makers serve is on their site only.
 fn interface(cache: &Path, scripts: &Path, folder: &Path) -> Result<Outcome> {
-    let (chromium, modules) = match (chromium(), modules(cache)?) {
-        (Ok(chromium), Ok(modules)) => (chromium, modules),
-        (Err(why), _) | (_, Err(why)) => return Ok(Outcome::Skipped(why)),
+    let (chromium, modules) = match drivers(cache)? {
+        Ok(drivers) => drivers,
+        Err(why) => return Ok(Outcome::Skipped(why)),
     };
     let built = cache.join("perfetto-ui");
     if !built.join("dist").exists() {
@@ -170,9 +173,9 @@ fn interface(cache: &Path, scripts: &Path, folder: &Path) -> Result<Outcome> {
 }
 
 fn browser(cache: &Path, scripts: &Path, folder: &Path) -> Result<Outcome> {
-    let (chromium, modules) = match (chromium(), modules(cache)?) {
-        (Ok(chromium), Ok(modules)) => (chromium, modules),
-        (Err(why), _) | (_, Err(why)) => return Ok(Outcome::Skipped(why)),
+    let (chromium, modules) = match drivers(cache)? {
+        Ok(drivers) => drivers,
+        Err(why) => return Ok(Outcome::Skipped(why)),
     };
     let mut node = Command::new("node");
     node.arg(scripts.join("browser.mjs")).arg(modules).arg(chromium);

@@ -101,6 +101,7 @@ pub mod shared {
     pub const WATCHED_NUMBERS: &str = ".data.watched";
     /// What is left out, one of [`super::shed`].
     pub const SHED: &str = ".data.shed";
+    /// Nonzero: a Python interpreter is or was known.
     pub const PYTHONS: &str = ".data.pythons";
 }
 

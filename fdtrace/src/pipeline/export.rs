@@ -10,8 +10,8 @@ use anyhow::Context;
 use crate::{
     plan::{ExportFile, ExportPlan, Format, TimelinePlan},
     sink::{
-        Sink, Sinks, alike::Fold, csv::CsvSink, filter::Filtered, html::HtmlSink, json::JsonSink, lanes::LanesSink,
-        output, perfetto::PerfettoSink, sqlite::SqliteSink, text::TextOptions,
+        Sink, Sinks, alike::FoldLives, csv::CsvSink, filter::Filtered, html::HtmlSink, json::JsonSink,
+        lanes::LanesSink, output, perfetto::PerfettoSink, sqlite::SqliteSink, text::TextOptions,
     },
 };
 
@@ -44,7 +44,7 @@ pub fn open(export: &ExportFile, force: bool, every: bool) -> Result<Box<dyn Sin
     let file = output::create(path, force).map_err(Failure::usage)?;
     let sink = sink(*format, BufWriter::with_capacity(1 << 18, file)).context("cannot begin the export");
     let sink = sink.map_err(Failure::usage)?;
-    Ok(if every { sink } else { Box::new(Fold::new(sink)) })
+    Ok(if every { sink } else { Box::new(FoldLives::new(sink)) })
 }
 
 fn sink(format: Format, out: impl Write + Send + 'static) -> io::Result<Box<dyn Sink>> {

@@ -27,7 +27,7 @@ const HELD: usize = 4;
 const NUMBERS: usize = 4_096;
 
 /// A sink that is told of lives that are alike as one.
-pub struct Fold {
+pub struct FoldLives {
     inner: Box<dyn Sink>,
     /// By process and descriptor number.
     runs: HashMap<(u32, i32), Run>,
@@ -41,7 +41,7 @@ struct Run {
     held: VecDeque<Lifetime>,
 }
 
-impl Fold {
+impl FoldLives {
     pub fn new(inner: Box<dyn Sink>) -> Self {
         Self { inner, runs: HashMap::new() }
     }
@@ -50,7 +50,8 @@ impl Fold {
     fn unfold_all(&mut self) -> io::Result<()> {
         let mut runs: Vec<_> = mem::take(&mut self.runs).into_iter().collect();
         runs.sort_by_key(|(slot, _)| *slot);
-        runs.into_iter().try_for_each(|(_, mut run)| run.unfold(self.inner.as_mut()))
+        let all = runs.into_iter().map(|(_, mut run)| run.unfold(self.inner.as_mut()));
+        all.fold(Ok(()), io::Result::and)
     }
 
     /// What was held back about a number that is in question.
@@ -107,18 +108,18 @@ fn are_alike(a: &Lifetime, b: &Lifetime) -> bool {
 
 fn did_the_same(a: &Act, b: &Act) -> bool {
     let Who { owner, task, python, native, unwound: _ } = &a.who;
-    let owns = |who: &Who| who.owner.as_ref().map(|owner| owner.kind.clone());
+    let kinds = [owner, &b.who.owner].map(|owner| owner.as_ref().map(|owner| owner.kind.as_str()));
     (a.pid, a.tid, a.verb, a.call, a.error) == (b.pid, b.tid, b.verb, b.call, b.error)
         && a.object == b.object
         && !(a.ambiguous || b.ambiguous)
         && a.remark == b.remark
-        && owner.as_ref().map(|owner| owner.kind.clone()) == owns(&b.who)
+        && kinds[0] == kinds[1]
         && *task == b.who.task
         && *python == b.who.python
         && *native == b.who.native
 }
 
-impl Sink for Fold {
+impl Sink for FoldLives {
     fn meta(&mut self, meta: &RunMeta) -> io::Result<()> {
         self.inner.meta(meta)
     }
@@ -142,6 +143,7 @@ impl Sink for Fold {
 
     fn lifetime(&mut self, lifetime: &Lifetime) -> io::Result<()> {
         let slot = (lifetime.pid, lifetime.fd);
+        let mut told = Ok(());
         if let Some(run) = self.runs.get_mut(&slot) {
             if are_alike(&run.last, lifetime) {
                 run.length += 1;
@@ -151,17 +153,16 @@ impl Sink for Fold {
                     return Ok(());
                 }
             } else {
-                let told = run.unfold(self.inner.as_mut());
+                told = run.unfold(self.inner.as_mut());
                 *run = Run::new(lifetime);
-                told?;
             }
         } else {
             if self.runs.len() >= NUMBERS {
-                self.unfold_all()?;
+                told = self.unfold_all();
             }
             self.runs.insert(slot, Run::new(lifetime));
         }
-        self.inner.lifetime(lifetime)
+        told.and(self.inner.lifetime(lifetime))
     }
 
     fn repeated(&mut self, repeat: &Repeat) -> io::Result<()> {
@@ -221,9 +222,9 @@ mod tests {
         }
     }
 
-    fn bench() -> (Fold, Told) {
+    fn bench() -> (FoldLives, Told) {
         let told = Told::default();
-        (Fold::new(Box::new(Tell(Rc::clone(&told)))), told)
+        (FoldLives::new(Box::new(Tell(Rc::clone(&told)))), told)
     }
 
     #[test]

@@ -127,19 +127,12 @@ pub enum Value {
 #[derive(Clone, PartialEq, Message)]
 pub struct InternedData {
     #[prost(message, repeated, tag = "3")]
-    pub debug_annotation_names: Vec<DebugAnnotationName>,
+    pub debug_annotation_names: Vec<InternedString>,
     #[prost(message, repeated, tag = "29")]
     pub debug_annotation_string_values: Vec<InternedString>,
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub struct DebugAnnotationName {
-    #[prost(uint64, optional, tag = "1")]
-    pub iid: Option<u64>,
-    #[prost(string, optional, tag = "2")]
-    pub name: Option<String>,
-}
-
+/// `DebugAnnotationName` is declared in the same way.
 #[derive(Clone, PartialEq, Message)]
 pub struct InternedString {
     #[prost(uint64, optional, tag = "1")]

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::proto::{
-    DebugAnnotation, DebugAnnotationName, InternedData, InternedString, SEQ_INCREMENTAL_STATE_CLEARED,
-    SEQ_NEEDS_INCREMENTAL_STATE, TracePacket, Value,
+    DebugAnnotation, InternedData, InternedString, SEQ_INCREMENTAL_STATE_CLEARED, SEQ_NEEDS_INCREMENTAL_STATE,
+    TracePacket, Value,
 };
 
 /// With more than these of a kind, or bytes in them, they are forgotten, and so is what the reader remembers: programs choose
@@ -30,24 +30,23 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// The number of a string, and the string where the reader does not know it yet.
-    fn of(&mut self, word: String) -> (u64, Option<String>) {
+    fn is_full(&self) -> bool {
+        self.known.len() >= WORDS || self.bytes >= BYTES
+    }
+
+    /// The number of a string, which is explained in `new` if the reader does not know it yet.
+    fn say(&mut self, word: String, new: &mut Vec<InternedString>) -> u64 {
         // 0 means none.
         let next = self.known.len() as u64 + 1;
         match self.known.entry(word) {
-            Entry::Occupied(known) => (*known.get(), None),
-            Entry::Vacant(new) => {
-                let word = new.key().clone();
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(entry) => {
+                let word = entry.key().clone();
                 self.bytes += word.len();
-                (*new.insert(next), Some(word))
+                new.push(InternedString { iid: Some(next), str: Some(word) });
+                *entry.insert(next)
             }
         }
-    }
-}
-
-impl Numbers {
-    fn is_full(&self) -> bool {
-        self.known.len() >= WORDS || self.bytes >= BYTES
     }
 }
 
@@ -69,17 +68,11 @@ impl Words {
     }
 
     fn annotation(&mut self, annotation: &mut DebugAnnotation, new: &mut InternedData) {
-        if let Some(name) = annotation.name.take() {
-            let (iid, name) = self.names.of(name);
-            annotation.name_iid = Some(iid);
-            let said = name.map(|name| DebugAnnotationName { iid: Some(iid), name: Some(name) });
-            new.debug_annotation_names.extend(said);
-        }
+        let name = annotation.name.take();
+        annotation.name_iid = name.map(|name| self.names.say(name, &mut new.debug_annotation_names));
         if let Some(Value::String(text)) = &mut annotation.value {
-            let (iid, text) = self.values.of(mem::take(text));
+            let iid = self.values.say(mem::take(text), &mut new.debug_annotation_string_values);
             annotation.value = Some(Value::Interned(iid));
-            let said = text.map(|text| InternedString { iid: Some(iid), str: Some(text) });
-            new.debug_annotation_string_values.extend(said);
         }
     }
 }

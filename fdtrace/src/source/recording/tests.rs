@@ -225,7 +225,6 @@ fn a_recording_holds_what_it_may() {
     assert_eq!((end.captured, end.duration_ns), (9, 77));
 }
 
-/// However much is taken in at once: 2 s of records without anybody asking what is due.
 #[test]
 fn what_costs_no_event_is_not_lost_in_a_recording_either() {
     let files = Files::default();
@@ -242,6 +241,7 @@ fn what_costs_no_event_is_not_lost_in_a_recording_either() {
     assert_eq!(totals.lost(), 2);
 }
 
+/// However much is taken in at once: 2 s of records without anybody asking what is due.
 #[test]
 fn no_block_waits_for_more_than_its_time() {
     let files = Files::default();
