@@ -57,6 +57,9 @@ pub mod note {
     pub const SEARCHED: u32 = 128;
     /// User space unwound the copy of the stack, and left [`Stack::saved`]`[0]` as the place that the call comes from.
     pub const SITE: u32 = 256;
+    /// User space left [`Stack::saved`]`[1]` as the address of the static variable that keeps the number: the call's
+    /// result with [`AT_EXIT`], else the number that the call was given.
+    pub const VARIABLE: u32 = 512;
 }
 
 /// Who called the function that makes the system call: [`Stack::caller`].
@@ -99,6 +102,8 @@ pub mod owns {
     /// Of the C library.
     pub const STREAM: u32 = 4;
     pub const DIRECTORY: u32 = 5;
+    /// A static variable, which is no type: [`TypeDef::class`] is its own address.
+    pub const VARIABLE: u32 = 6;
 }
 
 /// `_io.FileIO` keeps this bit behind its number: it closes the number.
@@ -142,7 +147,8 @@ pub struct Stack {
     pub sp: u64,
     pub bp: u64,
     /// Callee-saved registers: x86-64 rbx, r12, r13, r14, r15. With [`note::SITE`] the first is a number for the native
-    /// frames behind the call: equal for calls that come the same way through the same program.
+    /// frames behind the call: equal for calls that come the same way through the same program. With [`note::VARIABLE`]
+    /// the second is an address.
     pub saved: [u64; 5],
     /// Address of the running asyncio task; 0: none, or not known.
     pub task: u64,
@@ -221,7 +227,7 @@ pub struct Mapped {
     pub fd: i32,
 }
 
-/// A type whose objects own descriptors.
+/// A type whose objects own descriptors, or a static variable that keeps one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct TypeDef {

@@ -108,7 +108,8 @@ fn may_be(tgid: u32) -> bool {
 /// Begins to trace a process. `false`: the set is full.
 #[inline(always)]
 pub fn adopt(tgid: u32, flags: u32) -> bool {
-    if TRACED.insert(tgid, TracedProcess { flags, execs: 0, lost: 0 }, 0).is_err() {
+    let process = TracedProcess { flags, execs: 0, lost: 0, new_until: 0, closed: 0, uses_left: 0, run: 0 };
+    if TRACED.insert(tgid, process, 0).is_err() {
         return false;
     }
     if let Some(mark) = SIEVE.get_ptr_mut(tgid & (SIEVE_ENTRIES - 1)) {

@@ -18,6 +18,7 @@ mod classes;
 mod emit;
 mod filter;
 mod forked;
+mod fresh;
 mod kernel;
 mod maps;
 mod owner;

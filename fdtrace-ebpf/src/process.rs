@@ -15,7 +15,7 @@ use fdtrace_common::wire::{
 
 use crate::{
     emit::{self, Subject},
-    filter,
+    filter, fresh,
     kernel::{Files, member, offset, read},
     stack, syscalls,
     turns::{self, Room},
@@ -52,6 +52,11 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
     if child_tgid != tgid {
         // SAFETY: as above.
         stack::forked(tgid, child_tgid, unsafe { (*process).execs });
+        if flags & traced::NEW != 0
+            && let Some(child) = filter::process(child_tgid)
+        {
+            fresh::forked(process, child);
+        }
     }
     let start = syscalls::started(tid);
     emit::fixed::<Fork>(loss::RING_PROCESS, process, |record| {
@@ -103,6 +108,7 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
     // SAFETY: a live element of a hash map; the process is alone now and waits for nobody.
     unsafe { (*task.process).flags &= !traced::WAIT_EXEC };
     stack::executed(task.process, task.tgid, bprm);
+    fresh::began(task.process, stack::runs_python(task.tgid));
     let files = Files::of_current();
     let who = Subject { tgid: task.tgid, tid: task.tid, table: files.files };
     // The call began under the old thread id.

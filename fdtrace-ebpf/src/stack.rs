@@ -433,6 +433,12 @@ pub fn executed(process: *mut TracedProcess, tgid: u32, bprm: *const c_void) {
     }
 }
 
+/// Is it known that the process runs an interpreter?
+#[inline(always)]
+pub fn runs_python(tgid: u32) -> bool {
+    PYTHON.get_ptr(&tgid).is_some()
+}
+
 /// A new program: where its code is.
 #[inline(always)]
 pub fn program(who: Subject, bprm: *const c_void) {

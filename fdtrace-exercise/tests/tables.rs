@@ -67,9 +67,10 @@ fn mentions(event: &Event, fd: i32) -> bool {
             Effect::Remove { fd: removed, .. } | Effect::SetCloexec { fd: removed, .. } => *removed == fd,
             Effect::RemoveRange { first, last } | Effect::CloexecRange { first, last } => in_range(*first, *last),
             Effect::EpollCtl(ctl) => ctl.fd == fd || ctl.epoll == fd,
-            Effect::SetFlags { fd: used, .. } | Effect::Lock { fd: used, .. } | Effect::Used { fd: used } => {
-                *used == fd
-            }
+            Effect::SetFlags { fd: used, .. }
+            | Effect::Lock { fd: used, .. }
+            | Effect::Used { fd: used }
+            | Effect::Itself { fd: used } => *used == fd,
             Effect::EpollWait { .. } => false,
         },
         What::Table { rows, .. } => rows.iter().any(|row| row.fd == fd),

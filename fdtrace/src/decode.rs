@@ -341,7 +341,7 @@ fn with_file(sys: &Syscall, call: &wire::Call, number: i32, file: FileInfo, path
         class::DUP2 => {
             if fd(a0) == fd(a1) {
                 // dup2(x, x) is a no-op; dup3 refuses.
-                return Effect::None;
+                return Effect::Itself { fd: fd(a0) };
             }
             let install = install(number, file, Source::Duplicated(fd(a0)), None, looked);
             Effect::Replace { install, before: call.before }
@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn dup2_onto_itself_changes_nothing() {
         let record = wire::CallFd { call: call(33, [4, 4, 0, 0, 0, 0], 4, kind::CALL_FD), ..Default::default() };
-        assert!(effect(bytes_of(&record)).is_none());
+        assert!(matches!(effect(bytes_of(&record)), Some(Effect::Itself { fd: 4 })));
     }
 
     #[test]

@@ -169,6 +169,10 @@ pub struct StackSeen {
     pub caller: u32,
     /// A number for the native frames behind the call.
     pub site: Option<u64>,
+    /// Address of the static variable that keeps the number.
+    pub variable: Option<u64>,
+    /// Taken when the call had returned.
+    pub at_exit: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -318,6 +322,10 @@ pub enum Effect {
         last: u32,
     },
     EpollCtl(EpollCtl),
+    /// Nothing: `dup2` of a number to itself.
+    Itself {
+        fd: i32,
+    },
     /// Nothing, and it is worth a report: the call blocked while others could change the table, or was asked for.
     Used {
         fd: i32,
@@ -346,6 +354,7 @@ impl Effect {
             | Self::SetFlags { .. }
             | Self::Lock { .. }
             | Self::EpollCtl(_)
+            | Self::Itself { .. }
             | Self::Used { .. }
             | Self::EpollWait { .. } => false,
         }

@@ -8,6 +8,8 @@ pub mod traced {
     pub const ON: u32 = 1;
     /// Started by us and not yet in its own program: nothing but its exec is reported.
     pub const WAIT_EXEC: u32 = 2;
+    /// It runs a program that began so lately that user space may not know it yet.
+    pub const NEW: u32 = 4;
 }
 
 /// Value of the set of traced processes.
@@ -20,6 +22,22 @@ pub struct TracedProcess {
     pub execs: u32,
     /// Records of this process that were lost.
     pub lost: u64,
+    /// Until when its program is new, nanoseconds of `CLOCK_BOOTTIME`.
+    pub new_until: u64,
+    /// A bit for each number below 64 that the new program has closed: who uses it then is told.
+    pub closed: u64,
+    /// How many of those uses will be told.
+    pub uses_left: u32,
+    /// The number whose use was told last, and how often in a row, in the lower half.
+    pub run: u32,
+}
+
+impl TracedProcess {
+    /// How long a program is new, nanoseconds; by then user space has seen what it did first.
+    pub const NEW: u64 = 50_000_000;
+    /// Uses that are told of a new program, and of one number in a row.
+    pub const USES: u32 = 32;
+    pub const RUN: u32 = 4;
 }
 
 /// The call that a thread is in.
@@ -118,7 +136,7 @@ pub mod shed {
 }
 
 plain! {
-    TracedProcess = 16,
+    TracedProcess = 40,
     Watch = 16,
     Inflight = 48,
     PerCpu = 72,

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     emit::{self, Subject},
     filter::{self, Task},
+    fresh,
     kernel::{self, Files, describe_slot},
     shared::SHED,
     turns::{self, Room},
@@ -117,6 +118,14 @@ impl Done {
             // SAFETY: the reserved record.
             unsafe { self.fill(call, kind::CALL, 0) };
         });
+    }
+
+    #[inline(always)]
+    pub fn closed(&self) {
+        self.plain();
+        if self.ret == 0 {
+            fresh::closed(self.task.process, self.regs.arg(0) & 0xffff_ffff);
+        }
     }
 
     /// A call that only used its descriptor. Somebody asked for it, or it failed, or it blocked; and if nobody else can

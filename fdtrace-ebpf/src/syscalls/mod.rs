@@ -23,6 +23,7 @@ use fdtrace_common::{
 use crate::{
     emit,
     filter::{self, witnesses},
+    fresh,
     kernel::{self, Files, member, offset},
     process,
     shared::{PYTHONS, SHED},
@@ -118,7 +119,13 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<bool> {
         class::IOCTL if arg_of(regs, compat, 1) & 0xffff_ffff == FIONBIO => {
             flags_before(files, arg_of(regs, compat, 0))
         }
-        class if filter::uses(class) => watch::watched(task.tgid, arg_of(regs, compat, 0), files),
+        class if filter::uses(class) => {
+            let fd = arg_of(regs, compat, 0);
+            match fresh::used_again(task.process, fd, files) {
+                0 => watch::watched(task.tgid, fd, files),
+                file => file,
+            }
+        }
         _ => 0,
     };
     // SAFETY: `slot` is a live element of an array map. Only this thread writes it, or one with the same low bits of
@@ -216,7 +223,7 @@ pub fn tell_call(regs: *const c_void, ret: i64) {
     let regs = done.regs;
     match done.class {
         class::USE => done.used(),
-        class::CLOSE => done.plain(),
+        class::CLOSE => done.closed(),
         class::RETURNS_FD => done.new_fd(),
         class::OPEN_PATH0 => done.opened(0),
         class::OPEN_PATH1 => done.opened(1),

@@ -50,6 +50,8 @@ fn stack(bytes: &[u8]) -> Option<StackSeen> {
         candidates: has(note::SEARCHED).then(|| record.candidate[..candidates].to_vec()),
         caller: record.caller,
         site: has(note::SITE).then_some(record.saved[0]),
+        variable: has(note::VARIABLE).then_some(record.saved[1]),
+        at_exit: has(note::AT_EXIT),
     })
 }
 

@@ -14,6 +14,7 @@ pub mod finding;
 mod flags;
 mod inherit;
 mod interest;
+mod late;
 mod leak;
 mod lock;
 mod no_socket;
@@ -25,6 +26,7 @@ pub mod rules;
 mod share;
 mod stale_ctl;
 mod stdio;
+mod variable;
 
 use crate::{
     collections::Bounded,
@@ -116,6 +118,7 @@ pub struct Detector {
     flags: flags::Rules,
     lock: lock::Rules,
     no_socket: no_socket::Rules,
+    variable: variable::Rules,
 }
 
 impl Detector {
@@ -143,6 +146,7 @@ impl Detector {
         self.flags.on(change, world, &mut out);
         self.lock.on(change, world, &mut out);
         self.no_socket.on(change, world, &mut out);
+        self.variable.on(change, world, &mut out);
         settle(&mut findings[known..], world);
     }
 
@@ -176,6 +180,7 @@ impl Detector {
             + self.leak.forgotten()
             + self.inherit.forgotten()
             + self.no_socket.forgotten()
+            + self.variable.forgotten()
     }
 
     /// Nothing more will come.

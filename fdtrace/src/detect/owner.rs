@@ -14,12 +14,8 @@ use std::rc::Rc;
 
 use crate::{
     collections::{Bounded, Told},
-    escape,
-    model::{
-        Change, World,
-        table::{Generation, SlotId},
-    },
-    order::{How, Life, Stamp},
+    model::{Change, World, table::SlotId},
+    order::{How, Stamp},
     who::owner::Owner,
 };
 
@@ -27,6 +23,7 @@ use super::{
     Cause, Incidents, Out,
     evidence::{self, act, comm, history, mark},
     finding::{Confidence, Finding, Name, Role, Severity, Verb},
+    late::{Late, Who},
     rules,
 };
 
@@ -55,7 +52,8 @@ impl Rules {
             {
                 let run = self.run(by.tid, slot.fd);
                 if let Some((owner, bound)) = by.owner_of(slot.fd).filter(|(_, bound)| bound < number) {
-                    out.findings.push(stale_close(*slot, *number, bound, owner, by, world, out.incidents));
+                    let late = late(*slot, *number, bound, owner, by, world);
+                    out.findings.push(late.close(world, out.incidents));
                 } else if let Some(owner) = &by.part.against
                     && run < CLEAN_UP
                 {
@@ -66,7 +64,10 @@ impl Rules {
                 if let Some((owner, bound)) = by.owner_of(slot.fd).filter(|(_, bound)| bound < number)
                     && self.used.insert((*slot, *number, owner.object))
                 {
-                    out.findings.push(stale_use(*slot, *number, bound, owner, by, world, out.incidents));
+                    let late = late(*slot, *number, bound, owner, by, world);
+                    // Its pointer may be left over on the stack, from an earlier call.
+                    let late = Late { confidence: late.confidence.min(Confidence::Likely), ..late };
+                    out.findings.push(late.usage(world, out.incidents));
                 }
             }
             Change::Installed { by, .. } => {
@@ -110,125 +111,10 @@ fn confidence(slot: SlotId, since: u32, owner: &Owner, world: &World) -> (Confid
     }
 }
 
-fn stale_close(
-    slot: SlotId,
-    number: u32,
-    bound: u32,
-    owner: &Rc<Owner>,
-    by: &Rc<Stamp>,
-    world: &World,
-    incidents: &mut Incidents,
-) -> Finding {
-    let SlotId { fd, .. } = slot;
+/// An object that had an earlier generation.
+fn late<'a>(slot: SlotId, number: u32, bound: u32, owner: &Owner, by: &'a Rc<Stamp>, world: &World) -> Late<'a> {
     let (confidence, complete) = confidence(slot, bound, owner, world);
-    let culprit = act(by, fd, Verb::Closed)
-        .of_generation(number)
-        .with_role(Role::Culprit, &format!("by the owner of generation {bound}, which was gone"));
-    let state = world.slot(slot);
-    let root = state.and_then(|state| state.life(bound)).and_then(|life| evidence::end(world, slot, life));
-    let root = root.map(|root| root.with_role(Role::RootCause, "closed behind the object's back"));
-    let victim = state.and_then(|state| state.life(number)).map(|life| evidence::birth(world, slot, life));
-    let victim = victim.map(|victim| victim.with_role(Role::Victim, "lost its descriptor"));
-    let mut timeline = Vec::new();
-    for life in state.into_iter().flat_map(|state| state.lives()) {
-        // What came in between matters less, and there may be much of it.
-        if life.number == bound || life.number == number {
-            timeline.push(evidence::birth(world, slot, life));
-            timeline.extend(evidence::end(world, slot, life));
-        }
-    }
-    for part in [&root, &victim, &Some(culprit.clone())].into_iter().flatten() {
-        mark(&mut timeline, part);
-    }
-    let thief = evidence::owner(owner);
-    let incident = incidents.number(Cause::Generation(slot, bound));
-    // What its victim does next follows from the same.
-    incidents.join(Cause::Generation(slot, number), incident);
-    Finding {
-        rule: "stale-close",
-        confidence,
-        severity: severity("stale-close"),
-        incident,
-        pid: by.tgid,
-        inside: Vec::new(),
-        process: comm(world, by.tgid),
-        fd,
-        generation: Some(number),
-        message: format!(
-            "fd {fd} was closed by an object that no longer owns it: {} {:#x} owned generation {bound}, this is \
-             generation {number}",
-            thief.kind, thief.address
-        ),
-        culprit: Some(culprit),
-        victim,
-        root_cause: root,
-        timeline,
-        advice: rules::advice("stale-close"),
-        complete,
-        time: by.at.exit.time,
-    }
-}
-
-fn stale_use(
-    slot: SlotId,
-    number: u32,
-    bound: u32,
-    owner: &Rc<Owner>,
-    by: &Rc<Stamp>,
-    world: &World,
-    incidents: &mut Incidents,
-) -> Finding {
-    let SlotId { fd, .. } = slot;
-    let (confidence, complete) = confidence(slot, bound, owner, world);
-    let call = by.sys.map_or("a call", |sys| sys.name);
-    let culprit = act(by, fd, Verb::Used)
-        .of_generation(number)
-        .with_role(Role::Culprit, &format!("by the owner of generation {bound}, which was gone"));
-    let state = world.slot(slot);
-    let own = state.and_then(|state| state.life(bound));
-    let root = own.and_then(|life| evidence::end(world, slot, life));
-    let root = root.map(|root| root.with_role(Role::RootCause, "closed behind the object's back"));
-    let hit = state.and_then(|state| state.life(number));
-    let victim = hit.map(|life| evidence::birth(world, slot, life).with_role(Role::Victim, "used by a stranger"));
-    let mut timeline = Vec::new();
-    for life in [own, hit].into_iter().flatten() {
-        timeline.push(evidence::birth(world, slot, life));
-        timeline.extend(evidence::end(world, slot, life));
-    }
-    for part in [&root, &victim].into_iter().flatten() {
-        mark(&mut timeline, part);
-    }
-    timeline.push(culprit.clone());
-    let name = |life: Option<&Life<Generation>>| {
-        life.map_or_else(String::new, |life| escape::escape_terminal(&evidence::object(&life.data.description).0))
-    };
-    let thief = evidence::owner(owner);
-    Finding {
-        rule: "stale-use",
-        // Its pointer may be left over on the stack, from an earlier call.
-        confidence: confidence.min(Confidence::Likely),
-        severity: severity("stale-use"),
-        incident: incidents.number(Cause::Generation(slot, bound)),
-        pid: by.tgid,
-        inside: Vec::new(),
-        process: comm(world, by.tgid),
-        fd,
-        generation: Some(number),
-        message: format!(
-            "{call} on fd {fd} was meant for generation {bound}, {}, and went to generation {number}, {}: by {} {:#x}",
-            name(own),
-            name(hit),
-            thief.kind,
-            thief.address
-        ),
-        culprit: Some(culprit),
-        victim,
-        root_cause: root,
-        timeline,
-        advice: rules::advice("stale-use"),
-        complete,
-        time: by.at.exit.time,
-    }
+    Late { slot, number, bound, by, who: Who::Object(evidence::owner(owner)), confidence, complete }
 }
 
 fn foreign_close(

@@ -60,6 +60,55 @@ fn a_socket_call_on_what_is_none_any_more() {
     assert_eq!(of(rule, given), NONE);
 }
 
+/// What a variable that keeps a number is told by.
+fn kept(script: &str) -> Vec<String> {
+    let rules = ["stale-close", "stale-use"];
+    findings(script).into_iter().filter(|line| rules.iter().any(|rule| line.starts_with(rule))).collect()
+}
+
+#[test]
+fn a_number_from_a_variable_means_the_generation_that_was_put_there() {
+    let rotated = "1 open /log @1 $1 -> 3\n1 close 3 @2 $1\n1 open /db @3 -> 3\n";
+    assert_eq!(kept(&format!("{rotated}1 write 3 @4 $1")), ["stale-use likely 1 3"]);
+    assert_eq!(kept(&format!("{rotated}1 write 3 @4 $1\n1 write 3 @4 $1")).len(), 1, "once");
+    assert_eq!(kept(&format!("{rotated}1 close 3 @4 $1")), ["stale-close likely 1 3"]);
+    assert_eq!(kept(&format!("{rotated}1 write 3 @5\n1 close 3 @5")), NONE, "not by way of the variable");
+    assert_eq!(kept(&format!("{rotated}1 write 3 @5 $2")), NONE, "of that one nothing is known");
+    let twice = format!("{rotated}1 close 3 @5\n1 open /c @6 -> 3\n1 close 3 @4 $1");
+    assert_eq!(kept(&twice), ["stale-close likely 1 3"]);
+    // Whoever closed it.
+    assert_eq!(kept("1 open /log @1 $1 -> 3\n1 close 3 @9\n1 open /db @3 -> 3\n1 close 3 @4 $1").len(), 1);
+}
+
+#[test]
+fn a_variable_may_have_been_given_the_new_number() {
+    let closed = "1 open /log @1 $1 -> 3\n1 close 3 @2 $1\n";
+    assert_eq!(kept(&format!("{closed}1 open /log @1 $1 -> 3\n1 write 3 @4 $1\n1 close 3 @2 $1")), NONE);
+    assert_eq!(kept(&format!("{closed}1 open /db -> 3\n1 write 3 @4 $1")), NONE, "it was not seen where that was made");
+    assert_eq!(kept(&format!("{closed}1 open /db @3 -> 5\n1 dup2 5 3 @3\n1 write 3 @4 $1")), NONE, "the very number");
+    assert_eq!(kept(&format!("{closed}1 open /db @3 -> 3\n1 dup2 3 3 @3\n1 write 3 @4 $1")), NONE, "the very number");
+    assert_eq!(kept("1 open /log @1 $1 -> 3\n1 open /b @3 -> 5\n1 dup2 5 3 @3\n1 write 3 @4 $1"), NONE);
+    // The standard streams' numbers are what is counted on.
+    assert_eq!(kept("1 open /log @1 $1 -> 1\n1 close 1 @2\n1 open /b @3 -> 1\n1 write 1 @4 $1"), NONE);
+    assert_eq!(
+        kept(&format!("{closed}1 open /db @3 -> 3\n1 exec /bin/sh\n1 write 3 @4 $1")),
+        NONE,
+        "another program's"
+    );
+}
+
+#[test]
+fn a_child_has_its_parents_variables() {
+    let forked = "1 open /log @1 $1 -> 3\n1 fork -> 2\n";
+    let swept = format!("{forked}2 close 3 @5\n2 open /db @6 -> 3\n2 write 3 @4 $1");
+    assert_eq!(kept(&swept), ["stale-use likely 2 3"]);
+    assert_eq!(kept(&format!("{forked}2 write 3 @4 $1\n2 close 3 @2 $1\n1 write 3 @4 $1\n1 close 3 @2 $1")), NONE);
+    assert_eq!(kept(&format!("{forked}2 close 3 @2 $1\n2 open /log @1 $1 -> 3\n2 write 3 @4 $1")), NONE);
+    // The parent goes on with another one, and the child with what it had.
+    let apart = "1 close 3 @2 $1\n1 open /log @1 $1 -> 3\n2 write 3 @4 $1\n1 write 3 @4 $1";
+    assert_eq!(kept(&format!("{forked}{apart}")), NONE);
+}
+
 const EPOLL: &str = "1 epoll_create1 -> 3\n1 socket -> 4\n1 epoll_ctl 3 ADD 4\n";
 
 #[test]

@@ -118,6 +118,10 @@ impl World {
             }
             Effect::EpollCtl(ctl) => self.epoll_ctl(table, ctl, &by, changes),
             Effect::EpollWait { epoll, file, data, .. } => self.epoll_wait(table, *epoll, *file, data, &by, changes),
+            Effect::Itself { fd } => {
+                let slot = SlotId { table, fd: *fd };
+                changes.extend(self.number(slot).map(|number| Change::Itself { slot, number, by: Rc::clone(&by) }));
+            }
             Effect::Used { fd } => self.used(SlotId { table, fd: *fd }, &by, changes),
             Effect::SetFlags { fd, flags, before } => {
                 let slot = SlotId { table, fd: *fd };

@@ -82,6 +82,12 @@ pub enum Change {
         number: u32,
         by: Rc<Stamp>,
     },
+    /// A number was put over itself, by `dup2`: whoever does that wants this file to have this number.
+    Itself {
+        slot: SlotId,
+        number: u32,
+        by: Rc<Stamp>,
+    },
     /// Close-on-exec was set or cleared by a call.
     Cloexec {
         slot: SlotId,

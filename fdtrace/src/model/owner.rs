@@ -217,6 +217,7 @@ mod tests {
             candidates: Some(vec![candidate]),
             native: None,
             native_site: None,
+            variable: None,
         }
     }
 

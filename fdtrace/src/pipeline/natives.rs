@@ -10,7 +10,7 @@ use std::{
 
 use fdtrace_common::{
     wire::{self, Header, kind},
-    witness::{self, CANDIDATES_MAX, PyFrame, Stack, caller, note, owns},
+    witness::{self, CANDIDATES_MAX, PyFrame, Stack, TypeDef, caller, note, owns},
 };
 
 use super::loaded::{self, Loaded};
@@ -19,7 +19,7 @@ use crate::{
     source::recording::without_copy,
     who::{
         native::{
-            AddressSpace, End, Lost, NativeFrame, Objects, Registers, Snapshot, Symbols,
+            AddressSpace, End, Frame as Place, Lost, NativeFrame, Objects, Registers, Snapshot, Symbols, Variables,
             stack::{base, is_libc, without_call_stub},
         },
         sighting::Unwound,
@@ -32,6 +32,10 @@ pub(super) struct Half {
     pub unwound: Unwound,
     /// One of [`caller`], where it was asked for.
     pub caller: u32,
+    /// Address of the static variable that keeps the call's number.
+    variable: Option<u64>,
+    /// The record that names the variable, on first sight: it goes before the stack's.
+    pub definition: Option<Box<TypeDef>>,
 }
 
 impl Half {
@@ -40,11 +44,12 @@ impl Half {
     /// `None`: it is no record of a stack.
     pub(super) fn kept(&self, record: &[u8]) -> Option<Vec<u8>> {
         let (head, frames) = without_copy(record)?;
-        let (site, known) = self.site().map_or((0, 0), |site| (site, note::SITE));
+        let (site, has_site) = self.site().map_or((0, 0), |site| (site, note::SITE));
+        let (variable, has_variable) = self.variable.map_or((0, 0), |variable| (variable, note::VARIABLE));
         let head = Stack {
             caller: self.caller,
-            notes: head.notes | known,
-            saved: [site, 0, 0, 0, 0],
+            notes: head.notes | has_site | has_variable,
+            saved: [site, variable, 0, 0, 0],
             bp: 0,
             stack_len: 0,
             ..head
@@ -112,6 +117,9 @@ pub(super) struct Natives {
     loaded: Loaded,
     objects: Objects,
     symbols: Symbols,
+    variables: Variables,
+    /// Variables that were named, by process.
+    named: HashMap<u32, HashSet<u64>>,
 }
 
 impl Natives {
@@ -147,6 +155,7 @@ impl Natives {
     fn forget(&mut self, tgid: u32) {
         self.spaces.remove(&tgid);
         self.unreadable.remove(&tgid);
+        self.named.remove(&tgid);
     }
 
     fn unwind(&mut self, header: &Header, record: &[u8]) -> Option<Half> {
@@ -180,7 +189,39 @@ impl Natives {
             let innermost = stack.frames.get(..CALLER_FRAMES).unwrap_or(&stack.frames);
             caller = library_or_program(self.symbols.resolve(&mut space.borrow_mut(), innermost));
         }
-        Some(Half { tid: header.tid, unwound: Unwound { space, frames: stack.frames.into(), end: stack.end }, caller })
+        let variable = self.variable(&space.borrow(), &stack.frames, head.notes & note::AT_EXIT != 0);
+        let definition = variable.as_ref().and_then(|(address, name)| self.definition(header, *address, name));
+        Some(Half {
+            tid: header.tid,
+            unwound: Unwound { space, frames: stack.frames.into(), end: stack.end },
+            caller,
+            variable: variable.map(|(address, _)| address),
+            definition,
+        })
+    }
+
+    /// Address and name of the variable that keeps the number: that which the call has returned, or that which it was given.
+    fn variable(&mut self, space: &AddressSpace, frames: &[Place], returns: bool) -> Option<(u64, Rc<str>)> {
+        // The innermost is the function that makes the system call.
+        frames.iter().take(CALLER_FRAMES).skip(1).filter(|frame| !frame.by_frame_pointer).find_map(|frame| {
+            let module = space.module(frame.module?)?;
+            let back = frame.address.wrapping_sub(module.bias);
+            let site = self.variables.of_call(&module.object, back, returns)?;
+            let variable = if returns { site.kept } else { site.given }?;
+            Some((variable.wrapping_add(module.bias), self.variables.name(&module.object, variable)?))
+        })
+    }
+
+    fn definition(&mut self, header: &Header, address: u64, name: &str) -> Option<Box<TypeDef>> {
+        let is_new = self.named.entry(header.tgid).or_default().insert(address);
+        is_new.then(|| {
+            let header = Header { kind: witness::kind::TYPE, flags: 0, ..*header };
+            let mut definition = TypeDef { header, class: address, owns: owns::VARIABLE, ..TypeDef::default() };
+            let len = name.len().min(definition.name.len());
+            definition.name[..len].copy_from_slice(&name.as_bytes()[..len]);
+            definition.name_len = len as u32;
+            Box::new(definition)
+        })
     }
 
     fn space(&mut self, tgid: u32) -> Rc<RefCell<AddressSpace>> {

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fdtrace_common::wire;
+
 use crate::{
     detect::{Want, callsite},
     sink::{FindingCounts, Sink, Sinks},
@@ -250,6 +252,9 @@ impl Session {
             let half = natives.record(record);
             let kept = half.as_ref().and_then(|half| half.kept(record));
             let record = kept.as_deref().unwrap_or(record);
+            if let Some(definition) = half.as_ref().and_then(|half| half.definition.as_deref()) {
+                backlog.push_recorded(recorder, pos, wire::bytes_of(definition), None);
+            }
             backlog.push_recorded(recorder, pos, record, half.map(|half| (half.tid, half.unwound)));
         })
     }

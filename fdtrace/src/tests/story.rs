@@ -14,7 +14,7 @@
 //!
 //! The script keeps tables of its own, as the kernel would, so that each event carries the addresses of files that a
 //! real one carries. `open` is told what to open by a word after the path: `rw`, `append`, `cloexec`. Any call may say where
-//! it is made: `@7`.
+//! it is made, `@7`, and in which static variable the number is kept: `$1`.
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -25,7 +25,7 @@ use crate::{
     event::{Call, Effect, EpollCtl, EpollOp, Event, Install, Interval, Moment, Path, Source, TableRow, What},
     model::{Change, World},
     syscalls::{self, Arch, Syscall, errno_name},
-    who::sighting::Sighting,
+    who::sighting::{Sighting, Variable},
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +53,8 @@ pub struct Script {
     begun: BTreeMap<u32, Moment>,
     /// Where the next event is made.
     site: Option<u64>,
+    /// The variable that its number is from, or goes to.
+    variable: Option<Variable>,
     files: u64,
     now: Moment,
 }
@@ -85,6 +87,7 @@ impl Script {
             threads: BTreeMap::new(),
             begun: BTreeMap::new(),
             site: None,
+            variable: None,
             files: 0,
             now: Moment { time: 1_000_000_000, pos: 1 },
         };
@@ -156,7 +159,8 @@ impl Script {
         let table = self.table_of.get(&tgid).copied().unwrap_or(0);
         let event = Event { at: Interval { enter, exit }, tgid, tid, table, what };
         let from = self.changes.len();
-        let seen = self.site.take().map(|site| Rc::new(Sighting::at(site)));
+        let variable = self.variable.take();
+        let seen = self.site.take().map(|site| Rc::new(Sighting { variable, ..Sighting::at(site) }));
         self.world.apply_seen(&event, seen, &mut self.changes);
         for change in &self.changes[from..] {
             self.detector.on(change, &self.world, &mut self.findings);
@@ -308,6 +312,10 @@ impl Script {
                     looked: u64::MAX,
                 })
             }
+            ("dup2", None) if first == second => {
+                ret = second;
+                Effect::Itself { fd: second as i32 }
+            }
             ("dup2", None) => {
                 ret = second;
                 let open = here.expect("an open number");
@@ -367,6 +375,9 @@ impl Script {
             }
         };
         self.site = words.iter().find_map(|word| word.strip_prefix('@')).map(number);
+        let keeps_result = result.is_some();
+        let address = words.iter().find_map(|word| word.strip_prefix('$')).map(number);
+        self.variable = address.map(|address| Variable { address, keeps_result, name: b"v"[..].into() });
         let call = Call { sys, args, ret, enter_table: Some(table), effect };
         self.event(tgid, tid, enter, What::Call(call));
     }

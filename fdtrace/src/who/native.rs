@@ -21,6 +21,7 @@ pub mod stack;
 pub mod symbols;
 pub mod symtab;
 pub mod unwind;
+pub mod variable;
 
 // The tests stop programs by ptrace and read the registers of this processor.
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use space::AddressSpace;
 pub use stack::NativeFrame;
 pub use symbols::Symbols;
 pub use unwind::{End, Frame, Lost, Registers, Snapshot, Stack};
+pub use variable::Variables;
 
 /// They may be used by whichever thread has them.
 const _: () = {

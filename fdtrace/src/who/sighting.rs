@@ -38,6 +38,19 @@ pub struct Sighting {
     pub native: Option<Rc<Unwound>>,
     /// A number for the native frames, also where they themselves are not known any more.
     pub native_site: Option<u64>,
+    /// The static variable that the call's number is from, or that keeps the number that it has returned. Nobody writes to
+    /// it but calls like this one.
+    pub variable: Option<Variable>,
+}
+
+/// A static variable that keeps a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variable {
+    pub address: u64,
+    /// It keeps what the call has returned; else the call was given what it keeps.
+    pub keeps_result: bool,
+    /// As its program names it; not to be trusted. Empty: it was lost.
+    pub name: Rc<[u8]>,
 }
 
 /// Python frames that make a call site.
@@ -47,7 +60,15 @@ impl Sighting {
     /// Of a call of which nothing is known but its place.
     #[cfg(test)]
     pub fn at(site: u64) -> Self {
-        Self { python: Vec::new(), cut: false, task: None, candidates: None, native: None, native_site: Some(site) }
+        Self {
+            python: Vec::new(),
+            cut: false,
+            task: None,
+            candidates: None,
+            native: None,
+            native_site: Some(site),
+            variable: None,
+        }
     }
 
     /// A number for the place that the call comes from, equal for all calls of one process that come by the same lines.
@@ -150,6 +171,7 @@ type CodeId = (u32, u64, [u32; 3]);
 #[derive(Debug, Default)]
 pub struct Witnesses {
     codes: Bounded<CodeId, Rc<CodeSeen>, CODES>,
+    /// Types, and static variables: those have none, and are told apart by their own addresses.
     classes: Bounded<(u32, u64), Rc<OwnerClass>, CODES>,
     shared: SharedClasses,
     /// Stacks whose call has not been reported yet, by thread.
@@ -245,7 +267,12 @@ impl Witnesses {
             });
             known.collect()
         });
-        Sighting { python, cut, task, candidates, native, native_site: stack.site }
+        let variable = stack.variable.map(|address| {
+            let known = self.classes.get(&(tgid, address));
+            let name = known.map_or_else(|| Rc::from([]), |known| Rc::clone(&known.name));
+            Variable { address, keeps_result: stack.at_exit, name }
+        });
+        Sighting { python, cut, task, candidates, native, native_site: stack.site, variable }
     }
 }
 

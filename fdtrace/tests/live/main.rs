@@ -20,4 +20,5 @@ mod recording;
 mod selftest;
 mod stacks;
 mod streams;
+mod variables;
 mod who;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use fdtrace_common::{
     python::PyProcess,
-    wire::{self, Header, bytes_of, kind, loss, shared, traced},
+    wire::{self, Header, TracedProcess, bytes_of, kind, loss, shared, traced},
     witness::{ImageKey, PyEntry, PyImage},
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -73,7 +73,7 @@ pub struct Live {
     // Dropped first: the descriptor must leave the reactor before the map closes it.
     ring: AsyncFd<RingBuf<MapData>>,
     object: Object,
-    traced: HashMap<MapData, u32, [u32; 4]>,
+    traced: HashMap<MapData, u32, Words<{ size_of::<TracedProcess>() / 8 }>>,
     sieve: Array<MapData, u32>,
     watches: Watches,
     lost: Word,
@@ -152,7 +152,7 @@ impl Live {
         let entries = self.sieve.len();
         self.sieve.set(tgid % entries, 1, 0).context("cannot set the process filter")?;
         self.traced
-            .insert(tgid, [flags, 0, 0, 0], 0)
+            .insert(tgid, Words::of(&TracedProcess { flags, ..TracedProcess::default() }), 0)
             .with_context(|| format!("cannot add process {tgid} to the set of traced processes"))?;
         self.queued.push(process::record(tgid));
         self.queued.extend(process::namespaced(tgid));
@@ -178,7 +178,7 @@ impl Live {
 
     /// How many programs a traced process has run: to be asked for before its memory is looked at.
     pub fn execs(&self, tgid: u32) -> Option<u32> {
-        self.traced.get(&tgid, 0).ok().map(|[_, execs, ..]| execs)
+        Some(self.traced.get(&tgid, 0).ok()?.read::<TracedProcess>()?.execs)
     }
 
     /// Tells the kernel side where a process keeps its Python frames. Has no effect on a program that the process has
@@ -359,4 +359,4 @@ fn user_header(kind: u16, tgid: u32) -> Header {
     Header { kind, tgid, time: clock::boot_ns(), ..Header::default() }
 }
 
-const _: () = assert!(size_of::<wire::TracedProcess>() == 16 && size_of::<wire::PerCpu>() == 8 * (1 + loss::CLASSES));
+const _: () = assert!(size_of::<wire::PerCpu>() == 8 * (1 + loss::CLASSES));

@@ -44,4 +44,10 @@ impl<const N: usize> Words<N> {
         }
         Self(words)
     }
+
+    /// `None`: it is not of this size.
+    pub fn read<T: Plain + Copy>(&self) -> Option<T> {
+        let bytes: Vec<u8> = self.0.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        fdtrace_common::wire::read::<T>(&bytes).map(|(value, _)| value)
+    }
 }

@@ -44,8 +44,8 @@ pub fn harmless(record: u16, bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
         return Some(Cow::Borrowed(bytes));
     }
     let (head, frames) = without_copy(bytes)?;
-    let site = if head.notes & witness::note::SITE == 0 { 0 } else { head.saved[0] };
-    let saved = [site, 0, 0, 0, 0];
+    let left = |note, at: usize| if head.notes & note == 0 { 0 } else { head.saved[at] };
+    let saved = [left(witness::note::SITE, 0), left(witness::note::VARIABLE, 1), 0, 0, 0];
     // What user space has unwound is so already.
     if (head.bp, head.saved, head.stack_len) == (0, saved, 0) && bytes.len() == size_of::<Stack>() + frames.len() {
         return Some(Cow::Borrowed(bytes));

@@ -134,6 +134,16 @@ impl UnwindTables {
         };
         Ok(Some(Self { eh_frame, eh_frame_address, bases, index }))
     }
+
+    /// Where functions, and parts of them, begin; sorted.
+    pub fn starts(&self) -> Vec<u64> {
+        let mut starts: Vec<u64> = match &self.index {
+            Index::Header(index) => (0..index.rows()).map(|row| index.number_of(row, 0)).collect(),
+            Index::Built(rows) => rows.iter().map(|(start, _)| *start).collect(),
+        };
+        starts.sort_unstable();
+        starts
+    }
 }
 
 impl HeaderIndex {
@@ -152,17 +162,22 @@ impl HeaderIndex {
 
     /// Address of the table entry for the last function that begins at or before an address.
     pub fn find(&self, address: u64) -> Option<u64> {
-        let rows = (self.bytes.len() - Self::HEADER) / Self::ROW;
-        let rows = rows.min(u32_at(&self.bytes, 8) as usize);
-        let number =
-            |row: usize, at| self.address.wrapping_add_signed(self.number(Self::HEADER + row * Self::ROW + at));
         // `partition_point` over rows that are no slice.
-        let (mut low, mut high) = (0, rows);
+        let (mut low, mut high) = (0, self.rows());
         while low < high {
             let middle = low + (high - low) / 2;
-            if number(middle, 0) <= address { low = middle + 1 } else { high = middle }
+            if self.number_of(middle, 0) <= address { low = middle + 1 } else { high = middle }
         }
-        low.checked_sub(1).map(|row| number(row, 4))
+        low.checked_sub(1).map(|row| self.number_of(row, 4))
+    }
+
+    fn rows(&self) -> usize {
+        ((self.bytes.len() - Self::HEADER) / Self::ROW).min(u32_at(&self.bytes, 8) as usize)
+    }
+
+    /// One of the two addresses of a row.
+    fn number_of(&self, row: usize, at: usize) -> u64 {
+        self.address.wrapping_add_signed(self.number(Self::HEADER + row * Self::ROW + at))
     }
 
     fn number(&self, at: usize) -> i64 {

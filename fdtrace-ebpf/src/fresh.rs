@@ -1,0 +1,80 @@
+//! Programs that have begun just now. What user space would ask for once it knows them may be over by then: most programs
+//! are short. So of numbers that a new program closes and is given again the first uses are told unasked.
+
+use fdtrace_common::wire::{TracedProcess, traced};
+
+use crate::{emit, kernel::Files};
+
+/// A process begins with a program. Of an interpreter, user space is told by other means.
+#[inline(always)]
+pub fn began(process: *mut TracedProcess, is_python: bool) {
+    // SAFETY: a live element of a hash map; the process is alone now.
+    unsafe {
+        (*process).closed = 0;
+        (*process).run = 0;
+        if is_python {
+            (*process).flags &= !traced::NEW;
+            return;
+        }
+        (*process).flags |= traced::NEW;
+        (*process).new_until = emit::now() + TracedProcess::NEW;
+        (*process).uses_left = TracedProcess::USES;
+    }
+}
+
+/// A process begins as a copy of one whose program is new.
+#[inline(always)]
+pub fn forked(parent: *const TracedProcess, child: *mut TracedProcess) {
+    // SAFETY: live elements of a hash map; the child has not run yet.
+    unsafe {
+        (*child).new_until = (*parent).new_until;
+        (*child).closed = (*parent).closed;
+        (*child).uses_left = TracedProcess::USES;
+    }
+}
+
+/// A number was closed.
+#[inline(always)]
+pub fn closed(process: *mut TracedProcess, fd: u64) {
+    // SAFETY: a live element of a hash map. Two threads at once may lose one of two numbers.
+    unsafe {
+        if (*process).flags & traced::NEW == 0 || fd >= 64 {
+            return;
+        }
+        if emit::now() > (*process).new_until {
+            (*process).flags &= !traced::NEW;
+            return;
+        }
+        (*process).closed |= 1 << (fd & 63);
+        (*process).run = 0;
+    }
+}
+
+/// The file behind a number that was closed and is in use again, if that is to be told; else 0.
+#[inline(always)]
+pub fn used_again(process: *mut TracedProcess, fd: u64, files: Files) -> u64 {
+    // SAFETY: a live element of a hash map. Two threads at once may count one for two: it is a budget.
+    unsafe {
+        let closed = (*process).closed;
+        if closed == 0 || fd >= 64 || closed >> (fd & 63) & 1 == 0 {
+            return 0;
+        }
+        let file = files.file(fd);
+        if file == 0 {
+            return 0;
+        }
+        let left = (*process).uses_left;
+        if left == 0 {
+            (*process).closed = 0;
+            return 0;
+        }
+        (*process).uses_left = left - 1;
+        let run = (*process).run;
+        let run = if run >> 16 == fd as u32 { run + 1 } else { (fd as u32) << 16 | 1 };
+        (*process).run = run;
+        if run & 0xffff >= TracedProcess::RUN {
+            (*process).closed = closed & !(1 << (fd & 63));
+        }
+        file
+    }
+}

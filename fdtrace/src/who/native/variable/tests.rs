@@ -1,0 +1,117 @@
+//! Programs are compiled here, with and without optimization: what compilers write is what has to be understood.
+
+use std::{fs::File, path::Path, process::Command};
+
+use super::*;
+use crate::who::native::elf::Source;
+
+/// What is common to all programs.
+const HEAD: &str = "#include <fcntl.h>\n#include <string.h>\n#include <unistd.h>\n#include <sys/socket.h>\n";
+
+/// The variables that are understood, for each way to compile; `None`: there is no compiler.
+fn understood(name: &str, body: &str) -> Option<Vec<Vec<String>>> {
+    let folder = std::env::temp_dir().join(format!("fdtrace-variable-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let source = folder.join("program.c");
+    std::fs::write(&source, format!("{HEAD}{body}")).unwrap();
+    let ways: [&[&str]; 5] = [&["-O0"], &["-O1"], &["-O2"], &["-O2", "-no-pie"], &["-O1", "-fPIC", "-shared"]];
+    let compiled = ways.iter().map(|way| {
+        let program = folder.join(format!("program{}", way.concat()));
+        let status = Command::new("cc").args(*way).args(["-w", "-o"]).args([&program, &source]).status();
+        status.ok()?.success().then(|| names(&program))
+    });
+    let found = compiled.collect();
+    std::fs::remove_dir_all(&folder).unwrap();
+    found
+}
+
+fn names(program: &Path) -> Vec<String> {
+    let source = Source::file(File::open(program).unwrap()).unwrap();
+    let object = Object::new(source, Vec::new(), 1).unwrap();
+    let known = Known::load(&object).unwrap();
+    let given: HashSet<u64> = known.sites.values().filter_map(|site| site.given).collect();
+    let kept: HashSet<u64> = known.sites.values().filter_map(|site| site.kept).collect();
+    let mut names: Vec<String> = given.intersection(&kept).map(|variable| known.names[variable].to_string()).collect();
+    names.sort();
+    names
+}
+
+/// The variables that are understood must be these, however it is compiled.
+#[track_caller]
+fn assert_understood(name: &str, body: &str, expected: &[&str]) {
+    let Some(found) = understood(name, body) else { return };
+    for found in found {
+        assert_eq!(found, expected, "of {body}");
+    }
+}
+
+/// Makes what is behind it a function that is not compiled into its caller, and that others may call.
+const MAIN: &str = "int main(void) { begin(); line(\"a\"); end(); return 0; }\n";
+
+#[test]
+fn a_variable_that_calls_alone_write_to() {
+    let program = "static int log_fd = -1;\n\
+        __attribute__((noinline)) void begin(void) { log_fd = open(\"log\", O_WRONLY | O_CREAT, 0600); }\n\
+        __attribute__((noinline)) void line(const char *text) { if (log_fd >= 0) write(log_fd, text, strlen(text)); }\n\
+        __attribute__((noinline)) int end(void) { int result = close(log_fd); log_fd = -1; return result + 1; }\n";
+    assert_understood("plain", &format!("{program}{MAIN}"), &["log_fd"]);
+}
+
+#[test]
+fn a_number_in_a_structure_that_nobody_has_the_address_of() {
+    let program = "static struct { int lines; int fd; } log;\n\
+        __attribute__((noinline)) void begin(void) { log.fd = socket(AF_UNIX, SOCK_DGRAM, 0); log.lines = 0; }\n\
+        __attribute__((noinline)) void line(const char *text) { log.lines++; send(log.fd, text, 1, 0); log.lines++; }\n\
+        __attribute__((noinline)) int end(void) { return close(log.fd) + 1; }\n";
+    assert_understood("structure", &format!("{program}{MAIN}"), &["log+4"]);
+}
+
+#[test]
+fn what_may_be_written_to_otherwise_is_left_out() {
+    let line = "__attribute__((noinline)) void line(const char *text) { write(log_fd, text, 1); log_fd2++; }\n\
+        __attribute__((noinline)) int end(void) { return close(log_fd) + 1; }\n";
+    let opened = "open(\"log\", O_WRONLY)";
+    for (name, begin) in [
+        ("copied", format!("void begin(void) {{ log_fd = {opened}; if (log_fd2 > 7) log_fd = log_fd2; }}")),
+        ("function", format!("int get(void); void begin(void) {{ log_fd = {opened}; log_fd = get(); }}")),
+        ("dup2", format!("void begin(void) {{ log_fd = {opened}; log_fd = dup2(log_fd, 9); }}")),
+        ("address", format!("void fill(int *fd); void begin(void) {{ log_fd = {opened}; fill(&log_fd); }}")),
+        ("pointer", format!("int *there = &log_fd; void begin(void) {{ log_fd = {opened}; there++; }}")),
+        ("constant", format!("void begin(void) {{ log_fd = {opened}; if (log_fd2) log_fd = 5; }}")),
+        ("compared", format!("int begin(void) {{ log_fd = {opened}; return {opened} == log_fd; }}")),
+        ("either", format!("void begin(void) {{ log_fd = log_fd2 ? {opened} : log_fd2 + 3; }}")),
+        ("both", format!("int begin(void) {{ return log_fd = log_fd2 = {opened}; }}")),
+        ("whole", format!("void begin(void) {{ log_fd = {opened}; log_fd += 1; }}")),
+    ] {
+        let others = "__attribute__((noinline)) int get(void) { return 9; }\n\
+            __attribute__((noinline)) void fill(int *fd) { *fd = 4; }\n";
+        let head = "static int log_fd = -1, log_fd2;\n";
+        let begin = begin.replace("void begin", "__attribute__((noinline)) void begin");
+        let program = format!("{head}{begin}\n{line}{others}{MAIN}");
+        let Some(found) = understood(name, &program) else { return };
+        for found in found {
+            assert!(!found.iter().any(|name| name == "log_fd"), "{name}: {program}");
+        }
+    }
+}
+
+#[test]
+fn a_number_that_it_may_begin_with_is_left_out() {
+    let program = "static int log_fd = 7;\n\
+        __attribute__((noinline)) void begin(void) { log_fd = open(\"log\", O_WRONLY); }\n\
+        __attribute__((noinline)) void line(const char *text) { write(log_fd, text, 1); }\n\
+        __attribute__((noinline)) int end(void) { return close(log_fd) + 1; }\n";
+    assert_understood("begins", &format!("{program}{MAIN}"), &[]);
+}
+
+#[test]
+fn what_others_can_name_is_left_out() {
+    let program = "int log_fd = -1;\n\
+        __attribute__((noinline)) void begin(void) { log_fd = open(\"log\", O_WRONLY); }\n\
+        __attribute__((noinline)) void line(const char *text) { write(log_fd, text, 1); }\n\
+        __attribute__((noinline)) int end(void) { return close(log_fd) + 1; }\n";
+    let Some(found) = understood("exported", &format!("{program}{MAIN}")) else { return };
+    let [programs @ .., library] = found.as_slice() else { panic!() };
+    assert!(programs.iter().all(|names| names == &["log_fd"]), "{programs:?}");
+    assert_eq!(library, &[] as &[String], "a library's variable is everybody's");
+}

@@ -1,0 +1,83 @@
+/* A log whose number is kept in a static variable, and what may become of that. Arguments: what, milliseconds between the
+ * steps. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define APART __attribute__((noinline))
+
+static int log_fd = -1;
+static long pause_ms;
+
+static APART void step(void) {
+    struct timespec time = { pause_ms / 1000, pause_ms % 1000 * 1000000 };
+    if (pause_ms) nanosleep(&time, NULL);
+}
+static APART void log_open(void) { log_fd = open("log", O_CREAT | O_WRONLY | O_APPEND, 0600); }
+static APART void log_line(const char *text) { if (write(log_fd, text, strlen(text)) < 0) perror("log"); }
+static APART void log_close(void) { if (close(log_fd) < 0) perror("close log"); }
+static APART void log_reset(void) { log_close(); log_fd = -1; }
+static APART int db_open(void) { return open("db", O_CREAT | O_RDWR, 0600); }
+static APART void db_put(int db, const char *text) { if (write(db, text, strlen(text)) < 0) perror("db"); }
+static APART void db_close(int db) { if (close(db) < 0) perror("close db"); }
+static void *idle(void *unused) { pause(); return unused; }
+
+/* The log is closed, the database gets its number. */
+static APART int rotated(void) {
+    log_open(); log_line("start\n"); step();
+    log_close(); step();
+    int db = db_open(); db_put(db, "HEADER;"); step();
+    return db;
+}
+
+int main(int argc, char **argv) {
+    const char *what = argc > 1 ? argv[1] : "";
+    pthread_t thread;
+    pause_ms = argc > 2 ? atol(argv[2]) : 0;
+    if (!strcmp(what, "stale")) {
+        rotated(); log_line("a line\n"); step(); log_close();
+    } else if (!strcmp(what, "threads")) {
+        pthread_create(&thread, NULL, idle, NULL);
+        rotated(); log_line("a line\n"); step(); log_close();
+    } else if (!strcmp(what, "child")) {
+        log_open(); log_line("start\n"); step();
+        if (!fork()) {
+            for (int fd = 3; fd < 20; fd++) close(fd);
+            int db = db_open(); db_put(db, "HEADER;"); step();
+            log_line("a line\n"); step();
+            _exit(0);
+        }
+        wait(NULL); log_line("end\n"); log_reset();
+    } else if (!strcmp(what, "forgotten")) {        /* What nobody uses any more may keep what it likes. */
+        int db = rotated(); db_put(db, "a record;"); step(); db_close(db);
+    } else if (!strcmp(what, "again")) {
+        log_open(); log_line("start\n"); step(); log_close(); step();
+        log_open(); log_line("a line\n"); step(); log_close();
+    } else if (!strcmp(what, "over")) {             /* Something else where the log was, on purpose. */
+        log_open(); log_line("start\n"); step(); log_close(); step();
+        int other = db_open(); dup2(other, log_fd); step();
+        log_line("a line\n"); step(); log_close();
+    } else if (!strcmp(what, "swapped")) {
+        log_open(); log_line("start\n"); step();
+        int other = db_open(); dup2(other, log_fd); db_close(other); step();
+        log_line("a line\n"); step(); log_close();
+    } else if (!strcmp(what, "reset")) {
+        log_open(); log_line("start\n"); step(); log_reset(); step();
+        int db = db_open(); db_put(db, "HEADER;"); step();
+        if (log_fd >= 0) log_line("a line\n");
+        db_close(db);
+    } else if (!strcmp(what, "forked")) {
+        log_open(); log_line("start\n"); step();
+        if (!fork()) { log_line("child\n"); step(); log_close(); _exit(0); }
+        wait(NULL); log_line("a line\n"); step(); log_close();
+    } else {
+        return 2;
+    }
+    return 0;
+}
