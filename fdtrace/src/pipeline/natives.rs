@@ -19,7 +19,8 @@ use crate::{
     source::recording::without_copy,
     who::{
         native::{
-            AddressSpace, End, Frame as Place, Lost, NativeFrame, Objects, Registers, Snapshot, Symbols, Variables,
+            AddressSpace, End, Frame as Place, Lost, Module, NativeFrame, Objects, Registers, Snapshot, Symbols,
+            Variables,
             stack::{base, is_libc, without_call_stub},
         },
         sighting::Unwound,
@@ -203,13 +204,17 @@ impl Natives {
     /// Address and name of the variable that keeps the number: that which the call has returned, or that which it was given.
     fn variable(&mut self, space: &AddressSpace, frames: &[Place], returns: bool) -> Option<(u64, Rc<str>)> {
         // The innermost is the function that makes the system call.
-        frames.iter().take(CALLER_FRAMES).skip(1).filter(|frame| !frame.by_frame_pointer).find_map(|frame| {
-            let module = space.module(frame.module?)?;
-            let back = frame.address.wrapping_sub(module.bias);
-            let site = self.variables.of_call(&module.object, back, returns)?;
-            let variable = if returns { site.kept } else { site.given }?;
-            Some((variable.wrapping_add(module.bias), self.variables.name(&module.object, variable)?))
-        })
+        let callers = frames.iter().take(CALLER_FRAMES).skip(1);
+        let modules: Vec<(&Module, u64)> = callers
+            .map_while(|frame| {
+                let module = space.module(frame.module.filter(|_| !frame.by_frame_pointer)?)?;
+                Some((module, frame.address.wrapping_sub(module.bias)))
+            })
+            .collect();
+        let callers: Vec<_> = modules.iter().map(|(module, back)| (&*module.object, *back)).collect();
+        let found = if returns { self.variables.keeping(&callers) } else { self.variables.giving(&callers) }?;
+        let (module, _) = modules.get(found.frame)?;
+        Some((found.address.wrapping_add(module.bias), found.name))
     }
 
     fn definition(&mut self, header: &Header, address: u64, name: &str) -> Option<Box<TypeDef>> {

@@ -29,7 +29,7 @@ pub mod variable;
 mod tests;
 
 pub use object::{Object, Objects};
-pub use space::AddressSpace;
+pub use space::{AddressSpace, Module};
 pub use stack::NativeFrame;
 pub use symbols::Symbols;
 pub use unwind::{End, Frame, Lost, Registers, Snapshot, Stack};

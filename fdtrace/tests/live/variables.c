@@ -19,13 +19,34 @@ static APART void step(void) {
     struct timespec time = { pause_ms / 1000, pause_ms % 1000 * 1000000 };
     if (pause_ms) nanosleep(&time, NULL);
 }
-static APART void log_open(void) { log_fd = open("log", O_CREAT | O_WRONLY | O_APPEND, 0600); }
-static APART void log_line(const char *text) { if (write(log_fd, text, strlen(text)) < 0) perror("log"); }
-static APART void log_close(void) { if (close(log_fd) < 0) perror("close log"); }
+#ifdef WRAPPED
+/* As programs do that have had enough of checking. */
+static APART int xopen(const char *path, int flags) {
+    int fd = open(path, flags, 0600);
+    if (fd < 0) { perror(path); exit(1); }
+    return fd;
+}
+static APART void full_write(int fd, const char *text, size_t length) {
+    while (length) {
+        ssize_t written = write(fd, text, length);
+        if (written < 0) { perror("write"); exit(1); }
+        text += written;
+        length -= (size_t)written;
+    }
+}
+static APART void xclose(int fd, const char *name) { if (close(fd) < 0) perror(name); }
+#else
+#define xopen(path, flags) open(path, flags, 0600)
+#define full_write(fd, text, length) do { if (write(fd, text, length) < 0) perror("write"); } while (0)
+#define xclose(fd, name) do { if (close(fd) < 0) perror(name); } while (0)
+#endif
+static APART void log_open(void) { log_fd = xopen("log", O_CREAT | O_WRONLY | O_APPEND); }
+static APART void log_line(const char *text) { full_write(log_fd, text, strlen(text)); }
+static APART void log_close(void) { xclose(log_fd, "close log"); }
 static APART void log_reset(void) { log_close(); log_fd = -1; }
-static APART int db_open(void) { return open("db", O_CREAT | O_RDWR, 0600); }
-static APART void db_put(int db, const char *text) { if (write(db, text, strlen(text)) < 0) perror("db"); }
-static APART void db_close(int db) { if (close(db) < 0) perror("close db"); }
+static APART int db_open(void) { return xopen("db", O_CREAT | O_RDWR); }
+static APART void db_put(int db, const char *text) { full_write(db, text, strlen(text)); }
+static APART void db_close(int db) { xclose(db, "close db"); }
 static void *idle(void *unused) { pause(); return unused; }
 
 /* The log is closed, the database gets its number. */

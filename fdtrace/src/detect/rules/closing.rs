@@ -49,11 +49,16 @@ void load(const char *path) {
             owner known, it takes an EBADF of whoever goes on using this generation, and call sites: likely if the close was made \
             by the destructor or library of the type that had opened the earlier generation, which other code closed, and \
             other code opened this one; possible if the history of the slot merely fits. It is not told where the function or the type \
-            that opened this generation closed it: that is a plain use after close.",
+            that opened this generation closed it: that is a plain use after close. Likely as well if the number was taken \
+            from a static variable that keeps an earlier generation: nothing writes to the variable but calls that return \
+            new numbers, and the one that made this generation left it elsewhere. That is read from the program's code \
+            (x86-64, in files with a symbol table).",
         look_alikes: &[
             "a descriptor that one thread opens and another closes: thread pools of libuv, Go and Java do it all the time",
             "a number that was passed on, with its owner giving it up (`detach`, `into_raw_fd`, `release`)",
             "objects that close a number which was handed to them on construction",
+            "a variable that is not reset when its number is closed, and not used again",
+            "a program that puts another file under the number that it knows, by `dup2`, or compares the numbers",
         ],
         advice: "close the object instead of its number (`file.close()`), or take the number from it (`detach()`) before you close that",
         severity: Severity::High,

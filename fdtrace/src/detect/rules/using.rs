@@ -42,7 +42,8 @@ void note(struct log *log, const char *line) {
         definition: "Somebody who owned an earlier generation of the slot reads, writes, sends or controls through the number, which \
             belongs to another file by now. No call fails. What was meant for a log lands in a database; what another reader waits \
             for is stolen.",
-        proof: "Proven if the object that makes the call was seen to own an earlier generation and not this one. Without \
+        proof: "Likely if the object that makes the call was seen to own an earlier generation and not this one, or if the \
+            number was taken from a static variable that keeps an earlier one (see `stale-close`). Without \
             owners where the kind gives it away: a socket call on what was a socket and is none now (ENOTSOCK) is likely to be one \
             if another thread gave the number away, and possible if the caller's did.",
         look_alikes: &[

@@ -1,326 +1,533 @@
-//! What one function does with static variables: which calls are given the value of one, and which leave their result
-//! there.
+//! Where the numbers of one function come from and where they go: by way of its registers and its part of the stack, from
+//! its arguments, from static variables and from the results of calls.
 //!
-//! Only what holds whichever way the function is run is said: values are followed from one instruction to the next, and
-//! forgotten where another path comes in and at each call.
+//! Only what holds whichever way the function is run is said: where two ways meet, what they agree on is kept.
 
-use std::{collections::HashSet, ops::Range};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
     Register,
 };
 
-/// A piece of code, and what is known of the file that it is from.
+/// Arguments that are passed in registers.
+pub const ARGUMENTS: usize = 6;
+const ARGUMENT_REGISTERS: [Register; ARGUMENTS] =
+    [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8, Register::R9];
+/// Those that a call leaves alone.
+const PRESERVED: [Register; 7] =
+    [Register::RBX, Register::RBP, Register::RSP, Register::R12, Register::R13, Register::R14, Register::R15];
+/// How often a part of a function is gone through at most, on average, and the whole of it.
+const ROUNDS: usize = 32;
+const ATTEMPTS: usize = 4;
+
+/// A piece of code: a function, or a part of one.
 #[derive(Clone, Copy, Debug)]
 pub struct Piece<'a> {
     pub start: u64,
     pub code: &'a [u8],
+    /// It begins as a function does, with its arguments in place.
+    pub is_function: bool,
     /// Where variables are.
     pub data: &'a [Range<u64>],
-    /// The file is loaded where it says, so its code may have addresses as numbers.
-    pub fixed: bool,
 }
 
 /// Whom a call calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     Function(u64),
     /// Whatever the pointer at this address points to.
     Pointer(u64),
+    Unknown,
 }
 
-/// A call that has to do with a variable.
+/// What a register or a word of the stack holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Value {
+    #[default]
+    Unknown,
+    /// What the call that returns to this address returned.
+    Result(u64),
+    /// What the variable at this address holds.
+    Of(u64),
+    /// Argument of the function.
+    Argument(usize),
+    Constant(i32),
+    /// An address in the function's part of the stack, from where its caller's begins.
+    Stack(i64),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Address behind it.
-    pub back: u64,
     pub target: Target,
-    /// The variable whose value is its first argument.
-    pub given: Option<u64>,
-    /// The variable that has its result.
-    pub kept: Option<u64>,
+    pub given: [Value; ARGUMENTS],
 }
 
-/// What was stored.
+/// What a function returns, at one of its ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
-    /// The result of the call that returns to this address.
-    Result(u64),
-    Constant(i32),
-    Unknown,
+pub enum Returned {
+    Value(Value),
+    /// What another one returns, which is jumped to.
+    By(Call),
 }
 
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Flow {
-    pub calls: Vec<Call>,
-    pub stores: Vec<(Range<u64>, Stored)>,
-    /// Addresses that the code has as numbers: who has one may write there.
-    pub taken: Vec<u64>,
+    /// By the address to which they return.
+    pub calls: HashMap<u64, Call>,
+    /// What was stored to variables; if it is not a number as a whole, it is unknown.
+    pub stores: Vec<(Range<u64>, Value)>,
+    pub returned: Vec<Returned>,
     /// Variables whose value is compared with something that is not in the code.
     pub compared: Vec<u64>,
+    /// The piece jumps to who knows where, so that of what it does with registers nothing is known.
+    pub opaque: bool,
 }
 
-/// What a register or a word of the stack holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Value {
-    Result(u64),
-    Of(u64),
+/// Jumps to who knows where: a table of the compiler's.
+pub fn jumps_anywhere(instruction: &Instruction) -> bool {
+    instruction.flow_control() == FlowControl::IndirectBranch && static_address(instruction).is_none()
 }
 
-/// Addresses that are jumped to, and whether there are jumps to who knows where.
-pub fn targets(piece: Piece<'_>, found: &mut HashSet<u64>) -> bool {
-    let mut is_open = false;
-    for instruction in decoder(piece) {
-        match instruction.flow_control() {
-            FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
-                found.insert(instruction.near_branch_target());
-            }
-            FlowControl::IndirectBranch => is_open = true,
-            _ => {}
-        }
-    }
-    is_open
-}
-
-/// `targets`: what is jumped to from anywhere. `is_open`: there are jumps to who knows where in this piece.
-pub fn follow(piece: Piece<'_>, targets: &HashSet<u64>, is_open: bool) -> Flow {
-    let mut walk = Walk { piece, flow: Flow::default(), registers: [None; 16], slots: Vec::new(), last: None };
-    let mut about = InstructionInfoFactory::new();
-    for instruction in decoder(piece) {
-        if is_open || targets.contains(&instruction.ip()) {
-            walk.forget();
-        }
-        walk.step(&instruction, &mut about);
-    }
-    walk.flow
-}
-
-fn decoder(piece: Piece<'_>) -> Decoder<'_> {
+pub fn decoder<'a>(piece: Piece<'a>) -> Decoder<'a> {
     Decoder::with_ip(64, piece.code, piece.start, DecoderOptions::NONE)
+}
+
+/// Follows a piece. `entered`: addresses that other pieces jump to.
+pub fn follow(piece: Piece<'_>, entered: &HashSet<u64>) -> Flow {
+    let instructions: Vec<Instruction> = decoder(piece).into_iter().collect();
+    let end = piece.start.saturating_add(piece.code.len() as u64);
+    let walk = Walk { piece, end, exposed: i64::MAX, about: InstructionInfoFactory::new(), flow: Flow::default() };
+    let opaque = instructions.iter().any(jumps_anywhere);
+    walk.run(&instructions, entered, opaque)
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct State {
+    registers: [Value; 16],
+    /// Numbers on the stack, by where they are; sorted.
+    slots: Vec<(i64, Value)>,
+}
+
+impl State {
+    fn unknown() -> Self {
+        let mut state = Self::default();
+        state.registers[place(Register::RSP)] = Value::Stack(0);
+        state
+    }
+
+    fn of_function() -> Self {
+        let mut state = Self::unknown();
+        for (argument, register) in ARGUMENT_REGISTERS.into_iter().enumerate() {
+            state.registers[place(register)] = Value::Argument(argument);
+        }
+        state
+    }
+
+    fn get(&self, register: Register) -> Value {
+        if register.is_gpr() { self.registers[place(register)] } else { Value::Unknown }
+    }
+
+    fn set(&mut self, register: Register, value: Value) {
+        if register.is_gpr() {
+            self.registers[place(register)] = value;
+        }
+    }
+
+    /// Where on the stack a memory operand is.
+    fn slot(&self, instruction: &Instruction) -> Option<i64> {
+        match self.get(instruction.memory_base()) {
+            Value::Stack(base) if instruction.memory_index() == Register::None => {
+                Some(base.wrapping_add(instruction.memory_displacement64().cast_signed()))
+            }
+            _ => None,
+        }
+    }
+
+    fn at(&self, slot: i64) -> Value {
+        self.slots.binary_search_by_key(&slot, |(at, _)| *at).map_or(Value::Unknown, |found| self.slots[found].1)
+    }
+
+    fn overwrite(&mut self, slot: i64, size: i64) {
+        self.slots.retain(|(at, _)| *at >= slot.saturating_add(size) || slot >= at.saturating_add(4));
+    }
+
+    fn put(&mut self, slot: i64, value: Value) {
+        self.overwrite(slot, 4);
+        if value != Value::Unknown {
+            let at = self.slots.partition_point(|(at, _)| *at < slot);
+            self.slots.insert(at, (slot, value));
+        }
+    }
+
+    /// Keeps what another way agrees on. `true`: something had to go.
+    fn meet(&mut self, other: &Self) -> bool {
+        let before = self.clone();
+        for (mine, its) in self.registers.iter_mut().zip(&other.registers) {
+            if *mine != *its {
+                *mine = Value::Unknown;
+            }
+        }
+        self.slots.retain(|slot| other.slots.contains(slot));
+        *self != before
+    }
 }
 
 struct Walk<'a> {
     piece: Piece<'a>,
+    end: u64,
+    /// Others may know addresses on the stack from here on.
+    exposed: i64,
+    about: InstructionInfoFactory,
     flow: Flow,
-    registers: [Option<Value>; 16],
-    /// Words of the stack, by register and displacement.
-    slots: Vec<((Register, u64), Value)>,
-    /// The call that the flow comes from, with its place in `flow.calls` if it is there.
-    last: Option<(u64, Target)>,
 }
 
 impl Walk<'_> {
-    fn forget(&mut self) {
-        self.registers = [None; 16];
-        self.slots.clear();
-        self.last = None;
+    fn run(mut self, instructions: &[Instruction], entered: &HashSet<u64>, opaque: bool) -> Flow {
+        let blocks = blocks(instructions, entered);
+        let mut states = vec![None; blocks.len()];
+        for attempt in 0..=ATTEMPTS {
+            let exposed = self.exposed;
+            if attempt == ATTEMPTS {
+                self.exposed = i64::MIN;
+            }
+            states = match opaque {
+                true => vec![None; blocks.len()],
+                false => self.settle(instructions, &blocks, entered),
+            };
+            if self.exposed == exposed || self.exposed == i64::MIN {
+                break;
+            }
+        }
+        self.flow = Flow { opaque, ..Flow::default() };
+        for (block, state) in blocks.iter().zip(states) {
+            // Nobody is known to come there; somebody will.
+            let mut state = state.unwrap_or_default();
+            for instruction in &instructions[block.clone()] {
+                if opaque {
+                    state = State::default();
+                }
+                self.step(instruction, &mut state);
+            }
+        }
+        self.flow
     }
 
-    fn step(&mut self, instruction: &Instruction, about: &mut InstructionInfoFactory) {
-        self.addresses(instruction);
+    /// The state at the beginning of each block, once it changes no more.
+    fn settle(
+        &mut self,
+        instructions: &[Instruction],
+        blocks: &[Range<usize>],
+        entered: &HashSet<u64>,
+    ) -> Vec<Option<State>> {
+        let by_address: HashMap<u64, usize> =
+            blocks.iter().enumerate().map(|(at, block)| (instructions[block.start].ip(), at)).collect();
+        let mut states: Vec<Option<State>> =
+            blocks.iter().map(|block| entered.contains(&instructions[block.start].ip()).then(State::default)).collect();
+        if let Some(first) = states.first_mut() {
+            *first = Some(if self.piece.is_function { State::of_function() } else { State::unknown() });
+        }
+        let mut waiting: Vec<usize> = (0..blocks.len()).filter(|block| states[*block].is_some()).collect();
+        for _ in 0..blocks.len() * ROUNDS {
+            let Some(block) = waiting.pop() else { return states };
+            let mut state = states[block].clone().unwrap_or_default();
+            for instruction in &instructions[blocks[block].clone()] {
+                self.step(instruction, &mut state);
+            }
+            let Some(last) = instructions[blocks[block].clone()].last() else { continue };
+            let jump = match last.flow_control() {
+                FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
+                    by_address.get(&last.near_branch_target()).copied()
+                }
+                _ => None,
+            };
+            let next = (!ends(last)).then_some(block + 1).filter(|next| *next < blocks.len());
+            for to in jump.into_iter().chain(next) {
+                let is_news = match &mut states[to] {
+                    Some(known) => known.meet(&state),
+                    unknown => {
+                        *unknown = Some(state.clone());
+                        true
+                    }
+                };
+                if is_news && !waiting.contains(&to) {
+                    waiting.push(to);
+                }
+            }
+        }
+        // It takes too long.
+        vec![Some(State::default()); blocks.len()]
+    }
+
+    fn step(&mut self, instruction: &Instruction, state: &mut State) {
         match instruction.flow_control() {
-            FlowControl::Call | FlowControl::IndirectCall => return self.call(instruction),
-            FlowControl::UnconditionalBranch
-            | FlowControl::IndirectBranch
-            | FlowControl::Return
-            | FlowControl::Interrupt
-            | FlowControl::XbeginXabortXend
-            | FlowControl::Exception => return self.forget(),
+            FlowControl::Call | FlowControl::IndirectCall => return self.call(instruction, state),
+            FlowControl::Return => {
+                self.flow.returned.push(Returned::Value(state.get(Register::EAX)));
+                return;
+            }
+            FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => {
+                let target = target(instruction);
+                let leaves = !matches!(target, Target::Function(to) if (self.piece.start..self.end).contains(&to));
+                if leaves {
+                    self.flow.returned.push(Returned::By(Call { target, given: given(state) }));
+                }
+                return;
+            }
+            FlowControl::Interrupt | FlowControl::Exception | FlowControl::XbeginXabortXend => {
+                *state = State::default();
+                return;
+            }
             FlowControl::ConditionalBranch | FlowControl::Next => {}
         }
         match instruction.code() {
-            Code::Mov_r32_rm32 | Code::Mov_rm32_r32 | Code::Mov_rm32_imm32 => self.moved(instruction),
-            Code::Mov_r64_rm64 | Code::Mov_rm64_r64 if instruction.op1_kind() == OpKind::Register => {
-                self.moved(instruction);
+            Code::Mov_r32_rm32 | Code::Mov_rm32_r32 | Code::Mov_r32_imm32 | Code::Mov_rm32_imm32 => {
+                self.moved(instruction, state);
             }
-            _ => self.other(instruction, about),
-        }
-    }
-
-    /// Addresses as numbers.
-    fn addresses(&mut self, instruction: &Instruction) {
-        let mut taken = |address| {
-            if self.piece.data.iter().any(|range| range.contains(&address)) {
-                self.flow.taken.push(address);
-            }
-        };
-        if has_memory(instruction) {
-            match static_address(instruction) {
-                Some(address) if instruction.mnemonic() == Mnemonic::Lea => taken(address),
-                Some(_) => {}
-                // Of an array, or of a number in the code.
-                None if self.piece.fixed => taken(instruction.memory_displacement64()),
-                None => {}
-            }
-        }
-        if self.piece.fixed {
-            let numbers = (0..instruction.op_count()).filter_map(|operand| instruction.try_immediate(operand).ok());
-            numbers.for_each(taken);
-        }
-    }
-
-    fn call(&mut self, instruction: &Instruction) {
-        let target = match instruction.op0_kind() {
-            OpKind::NearBranch64 => Some(Target::Function(instruction.near_branch_target())),
-            OpKind::Memory => static_address(instruction).map(Target::Pointer),
-            _ => None,
-        };
-        let given = match self.registers[place(Register::RDI)] {
-            Some(Value::Of(variable)) => Some(variable),
-            _ => None,
-        };
-        self.forget();
-        let Some(target) = target else { return };
-        let back = instruction.next_ip();
-        if given.is_some() {
-            self.flow.calls.push(Call { back, target, given, kept: None });
-        }
-        self.last = Some((back, target));
-        self.registers[place(Register::RAX)] = Some(Value::Result(back));
-    }
-
-    fn moved(&mut self, instruction: &Instruction) {
-        let value = match instruction.op1_kind() {
-            OpKind::Register => self.registers[place(instruction.op1_register())],
-            OpKind::Memory => self.loaded(instruction),
-            _ => None,
-        };
-        if instruction.op0_kind() == OpKind::Register {
-            self.set(instruction.op0_register(), value);
-            return;
-        }
-        let constant = (instruction.op1_kind() == OpKind::Immediate32).then(|| instruction.immediate32().cast_signed());
-        match static_address(instruction) {
-            Some(address) => {
-                let stored = match (value, constant) {
-                    (Some(Value::Result(back)), _) => Stored::Result(back),
-                    (_, Some(constant)) => Stored::Constant(constant),
-                    _ => Stored::Unknown,
-                };
-                self.store(address, 4, stored);
-            }
-            None => match slot(instruction) {
-                Some(slot) => {
-                    self.overwritten(slot, 4);
-                    self.slots.extend(value.map(|value| (slot, value)));
-                }
-                // It may be one of them.
-                None => self.slots.clear(),
-            },
-        }
-    }
-
-    fn loaded(&self, instruction: &Instruction) -> Option<Value> {
-        if let Some(address) = static_address(instruction) {
-            return self.piece.data.iter().any(|range| range.contains(&address)).then_some(Value::Of(address));
-        }
-        let slot = slot(instruction)?;
-        self.slots.iter().find(|(known, _)| *known == slot).map(|(_, value)| *value)
-    }
-
-    fn store(&mut self, address: u64, size: u64, stored: Stored) {
-        if !self.piece.data.iter().any(|range| range.contains(&address)) {
-            return;
-        }
-        self.flow.stores.push((address..address.saturating_add(size), stored));
-        if let Stored::Result(back) = stored
-            && let Some((_, target)) = self.last.filter(|(last, _)| *last == back)
-        {
-            match self.flow.calls.last_mut().filter(|call| call.back == back && call.kept.is_none()) {
-                Some(call) => call.kept = Some(address),
-                None => self.flow.calls.push(Call { back, target, given: None, kept: Some(address) }),
-            }
-        }
-    }
-
-    /// Whatever it is, what it writes is unknown from now on.
-    fn other(&mut self, instruction: &Instruction, about: &mut InstructionInfoFactory) {
-        self.compare(instruction);
-        let info = about.info(instruction);
-        for used in info.used_memory().iter().filter(|used| writes(used.access())) {
-            let size = used.memory_size().size() as u64;
-            if has_memory(instruction)
-                && let Some(address) = static_address(instruction)
+            Code::Mov_r64_rm64 | Code::Mov_rm64_r64
+                if [0, 1].into_iter().all(|operand| instruction.op_kind(operand) == OpKind::Register) =>
             {
-                self.store(address, size.max(1), Stored::Unknown);
-                continue;
+                let value = state.get(instruction.op1_register());
+                self.may_expose(instruction.op0_register(), value);
+                state.set(instruction.op0_register(), value);
             }
-            match slot(instruction).filter(|_| has_memory(instruction)) {
-                Some(slot) => self.overwritten(slot, size.max(1)),
-                None => self.slots.clear(),
+            Code::Lea_r64_m => {
+                let value = state.slot(instruction).map_or(Value::Unknown, Value::Stack);
+                self.may_expose(instruction.op0_register(), value);
+                state.set(instruction.op0_register(), value);
+            }
+            _ => self.other(instruction, state),
+        }
+    }
+
+    /// Who else has an address on the stack may write there.
+    fn may_expose(&mut self, register: Register, value: Value) {
+        if let Value::Stack(at) = value
+            && !matches!(register, Register::RSP | Register::RBP)
+        {
+            self.exposed = self.exposed.min(at);
+        }
+    }
+
+    fn call(&mut self, instruction: &Instruction, state: &mut State) {
+        let back = instruction.next_ip();
+        self.flow.calls.insert(back, Call { target: target(instruction), given: given(state) });
+        let mut after = State::default();
+        for register in PRESERVED {
+            after.set(register, state.get(register));
+        }
+        after.set(Register::RAX, Value::Result(back));
+        if let Value::Stack(top) = state.get(Register::RSP) {
+            // Below is the part of whoever is called.
+            after.slots.extend(state.slots.iter().filter(|(at, _)| *at >= top && *at < self.exposed));
+        }
+        *state = after;
+    }
+
+    fn moved(&mut self, instruction: &Instruction, state: &mut State) {
+        let value = match instruction.op1_kind() {
+            OpKind::Register => state.get(instruction.op1_register()),
+            OpKind::Memory => self.loaded(instruction, state),
+            OpKind::Immediate32 => Value::Constant(instruction.immediate32().cast_signed()),
+            _ => Value::Unknown,
+        };
+        // Half an address is none.
+        let value = if matches!(value, Value::Stack(_)) { Value::Unknown } else { value };
+        if instruction.op0_kind() == OpKind::Register {
+            state.set(instruction.op0_register(), value);
+        } else if let Some(address) = static_address(instruction) {
+            self.store(address, 4, value);
+        } else if let Some(slot) = state.slot(instruction) {
+            state.put(slot, value);
+        } else {
+            self.stored_anywhere(instruction, state);
+        }
+    }
+
+    fn loaded(&self, instruction: &Instruction, state: &State) -> Value {
+        if let Some(address) = static_address(instruction) {
+            let is_variable = self.piece.data.iter().any(|range| range.contains(&address));
+            return if is_variable { Value::Of(address) } else { Value::Unknown };
+        }
+        state.slot(instruction).map_or(Value::Unknown, |slot| state.at(slot))
+    }
+
+    fn store(&mut self, address: u64, size: u64, value: Value) {
+        if self.piece.data.iter().any(|range| range.contains(&address)) {
+            self.flow.stores.push((address..address.saturating_add(size), value));
+        }
+    }
+
+    /// By an address that is computed.
+    fn stored_anywhere(&self, instruction: &Instruction, state: &mut State) {
+        let on_stack = matches!(state.get(instruction.memory_base()), Value::Stack(_));
+        if on_stack {
+            state.slots.clear();
+        } else {
+            state.slots.retain(|(at, _)| *at < self.exposed);
+        }
+    }
+
+    fn other(&mut self, instruction: &Instruction, state: &mut State) {
+        self.compare(instruction, state);
+        let Self { about, .. } = self;
+        let info = about.info(instruction);
+        let stores: Vec<u64> = info.used_memory().iter().filter(|used| writes(used.access())).map(size).collect();
+        let written: Vec<Register> =
+            info.used_registers().iter().filter(|used| writes(used.access())).map(|used| used.register()).collect();
+        let explicit = has_memory(instruction);
+        for size in stores {
+            match (static_address(instruction), state.slot(instruction)) {
+                (Some(address), _) if explicit => self.store(address, size, Value::Unknown),
+                (_, Some(slot)) if explicit => state.overwrite(slot, size as i64),
+                _ if explicit => self.stored_anywhere(instruction, state),
+                // What is pushed goes where nothing was.
+                _ if is_stack_operation(instruction) => {
+                    if let Value::Stack(top) = state.get(Register::RSP) {
+                        state.overwrite(top.wrapping_sub(8), 8);
+                    } else {
+                        state.slots.clear();
+                    }
+                }
+                _ => state.slots.clear(),
             }
         }
-        for used in info.used_registers().iter().filter(|used| writes(used.access())) {
-            self.set(used.register(), None);
+        let top = stack_pointer(instruction, state);
+        for register in written {
+            state.set(register, Value::Unknown);
+        }
+        state.set(Register::RSP, top);
+        if instruction.mnemonic() == Mnemonic::Xor && instruction.op0_register() == instruction.op1_register() {
+            state.set(instruction.op0_register(), Value::Constant(0));
         }
     }
 
     /// A variable's value decides about something, and not only by what it is itself.
-    fn compare(&mut self, instruction: &Instruction) {
+    fn compare(&mut self, instruction: &Instruction, state: &State) {
         let compares = matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Sub | Mnemonic::Xor | Mnemonic::Test);
-        let [first, second] = [0, 1].map(|operand| match instruction.op_kind(operand) {
-            OpKind::Register => self.register(instruction.op_register(operand)),
-            OpKind::Memory => self.loaded(instruction),
-            _ => None,
-        });
         let is_constant = !matches!(instruction.op1_kind(), OpKind::Register | OpKind::Memory);
-        if !compares || is_constant || instruction.op0_register() == instruction.op1_register() {
+        let is_same = instruction.op0_kind() == instruction.op1_kind()
+            && instruction.op0_register() == instruction.op1_register();
+        if !compares || is_constant || is_same {
             return;
         }
-        for value in [first, second] {
-            if let Some(Value::Of(variable)) = value {
+        for operand in [0, 1] {
+            let value = match instruction.op_kind(operand) {
+                OpKind::Register => state.get(instruction.op_register(operand)),
+                OpKind::Memory => self.loaded(instruction, state),
+                _ => Value::Unknown,
+            };
+            if let Value::Of(variable) = value {
                 self.flow.compared.push(variable);
             }
         }
     }
+}
 
-    fn register(&self, register: Register) -> Option<Value> {
-        if register.is_gpr() { self.registers[place(register)] } else { None }
-    }
+fn given(state: &State) -> [Value; ARGUMENTS] {
+    ARGUMENT_REGISTERS.map(|register| state.get(register))
+}
 
-    fn set(&mut self, register: Register, value: Option<Value>) {
-        if !register.is_gpr() {
-            return;
-        }
-        let full = register.full_register();
-        self.registers[place(register)] = value;
-        // Its words are others now.
-        self.slots.retain(|((base, _), _)| *base != full);
-    }
-
-    fn overwritten(&mut self, (base, displacement): (Register, u64), size: u64) {
-        self.slots.retain(|((known, at), _)| {
-            // Of the other register it is not known where it points to.
-            *known == base && (at.wrapping_sub(displacement) >= size && displacement.wrapping_sub(*at) >= 4)
+/// Runs of instructions that are entered at their beginning alone.
+fn blocks(instructions: &[Instruction], entered: &HashSet<u64>) -> Vec<Range<usize>> {
+    let jumps = instructions.iter().filter(|instruction| {
+        matches!(instruction.flow_control(), FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch)
+    });
+    let targets: HashSet<u64> = jumps.map(Instruction::near_branch_target).collect();
+    let mut blocks = Vec::new();
+    let mut start = 0;
+    for (at, instruction) in instructions.iter().enumerate() {
+        let ip = instruction.ip();
+        let begins = targets.contains(&ip) || entered.contains(&ip);
+        let follows = at.checked_sub(1).is_some_and(|before| {
+            let before = &instructions[before];
+            ends(before) || before.flow_control() == FlowControl::ConditionalBranch
         });
+        if at > start && (begins || follows) {
+            blocks.push(start..at);
+            start = at;
+        }
     }
+    if start < instructions.len() {
+        blocks.push(start..instructions.len());
+    }
+    blocks
+}
+
+/// What stands behind it is not what comes next.
+fn ends(instruction: &Instruction) -> bool {
+    matches!(
+        instruction.flow_control(),
+        FlowControl::UnconditionalBranch | FlowControl::IndirectBranch | FlowControl::Return | FlowControl::Exception
+    )
+}
+
+fn target(instruction: &Instruction) -> Target {
+    match instruction.op0_kind() {
+        OpKind::NearBranch64 => Target::Function(instruction.near_branch_target()),
+        OpKind::Memory => static_address(instruction).map_or(Target::Unknown, Target::Pointer),
+        _ => Target::Unknown,
+    }
+}
+
+/// Where the stack ends after an instruction.
+fn stack_pointer(instruction: &Instruction, state: &State) -> Value {
+    let by = |register, change: i64| match state.get(register) {
+        Value::Stack(at) => Value::Stack(at.wrapping_add(change)),
+        _ => Value::Unknown,
+    };
+    let constant = |sign: i64| match instruction.try_immediate(1) {
+        Ok(number) => by(Register::RSP, sign.wrapping_mul(number.cast_signed())),
+        Err(_) => Value::Unknown,
+    };
+    let about = instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::RSP;
+    match instruction.mnemonic() {
+        Mnemonic::Push | Mnemonic::Pop if !about => by(Register::RSP, i64::from(instruction.stack_pointer_increment())),
+        Mnemonic::Leave => by(Register::RBP, 8),
+        Mnemonic::Sub if about => constant(-1),
+        Mnemonic::Add if about => constant(1),
+        _ if about && writes_first(instruction) => Value::Unknown,
+        _ => state.get(Register::RSP),
+    }
+}
+
+/// All but comparisons do, of those that have the stack pointer as their first operand.
+fn writes_first(instruction: &Instruction) -> bool {
+    !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Push)
+}
+
+fn is_stack_operation(instruction: &Instruction) -> bool {
+    instruction.is_stack_instruction()
 }
 
 fn writes(access: OpAccess) -> bool {
     matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
 }
 
-fn has_memory(instruction: &Instruction) -> bool {
+/// Bytes that are written.
+fn size(used: &iced_x86::UsedMemory) -> u64 {
+    (used.memory_size().size() as u64).max(1)
+}
+
+pub fn has_memory(instruction: &Instruction) -> bool {
     (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory)
 }
 
 /// The address of a memory operand that is always the same.
-fn static_address(instruction: &Instruction) -> Option<u64> {
+pub fn static_address(instruction: &Instruction) -> Option<u64> {
+    if !has_memory(instruction) {
+        return None;
+    }
     if instruction.is_ip_rel_memory_operand() {
         return Some(instruction.ip_rel_memory_address());
     }
     let is_fixed = instruction.memory_base() == Register::None && instruction.memory_index() == Register::None;
     let of_thread = matches!(instruction.memory_segment(), Register::FS | Register::GS);
     (is_fixed && !of_thread).then(|| instruction.memory_displacement64())
-}
-
-/// A word of the function's own stack.
-fn slot(instruction: &Instruction) -> Option<(Register, u64)> {
-    let base = instruction.memory_base();
-    (matches!(base, Register::RBP | Register::RSP) && instruction.memory_index() == Register::None)
-        .then(|| (base, instruction.memory_displacement64()))
 }
 
 fn place(register: Register) -> usize {

@@ -97,6 +97,7 @@ impl Imports {
 
     pub fn meaning(&self, object: &Object, target: Target) -> Option<Meaning> {
         let pointer = match target {
+            Target::Unknown => return None,
             Target::Pointer(at) => at,
             Target::Function(at) => match self.own.get(&at) {
                 Some(known) => return Some(*known),
@@ -134,6 +135,12 @@ pub struct Symbol {
     name: u32,
 }
 
+impl Symbol {
+    pub fn end(&self) -> u64 {
+        self.start.saturating_add(self.size)
+    }
+}
+
 impl Names {
     /// Empty if there is none.
     pub fn load(object: &Object, section: &[u8]) -> io::Result<Self> {
@@ -161,7 +168,7 @@ impl Names {
         rows.map(|row| Symbol { start: u64_at(row, 8), size: u64_at(row, 16), name: u32_at(row, 0) })
     }
 
-    fn functions(&self) -> impl Iterator<Item = (u64, &[u8])> {
+    pub fn functions(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.of_kind(STT_FUNC).filter_map(|symbol| Some((symbol.start, self.text(symbol.name)?)))
     }
 

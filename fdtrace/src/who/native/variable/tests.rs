@@ -1,8 +1,8 @@
 //! Programs are compiled here, with and without optimization: what compilers write is what has to be understood.
 
-use std::{fs::File, path::Path, process::Command};
+use std::{collections::BTreeSet, fs::File, path::Path, process::Command};
 
-use super::*;
+use super::{imports::Names, *};
 use crate::who::native::elf::Source;
 
 /// What is common to all programs.
@@ -25,15 +25,20 @@ fn understood(name: &str, body: &str) -> Option<Vec<Vec<String>>> {
     found
 }
 
+/// Variables that numbers are kept in and taken from, by whatever calls there are.
 fn names(program: &Path) -> Vec<String> {
     let source = Source::file(File::open(program).unwrap()).unwrap();
     let object = Object::new(source, Vec::new(), 1).unwrap();
-    let known = Known::load(&object).unwrap();
-    let given: HashSet<u64> = known.sites.values().filter_map(|site| site.given).collect();
-    let kept: HashSet<u64> = known.sites.values().filter_map(|site| site.kept).collect();
-    let mut names: Vec<String> = given.intersection(&kept).map(|variable| known.names[variable].to_string()).collect();
-    names.sort();
-    names
+    let mut keeper = Keeper::load(&object).unwrap();
+    let mut names = BTreeSet::new();
+    for symbol in Names::load(&object, b".symtab").unwrap().functions().map(|(start, _)| start).collect::<Vec<_>>() {
+        let Ok(known) = keeper.flow(&object, symbol) else { continue };
+        let variables = known.1.stores.iter().filter(|(_, value)| matches!(value, Value::Result(_)));
+        for variable in variables.map(|(range, _)| range.start) {
+            names.extend(keeper.name(&object, variable).map(|name| name.to_string()));
+        }
+    }
+    names.into_iter().collect()
 }
 
 /// The variables that are understood must be these, however it is compiled.
