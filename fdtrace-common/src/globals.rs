@@ -29,6 +29,8 @@ pub struct Offsets {
     pub fdt_close_on_exec: u32,
     pub file_f_inode: u32,
     pub file_f_flags: u32,
+    /// Nonzero where the file is in an interest list; 0: the kernel has none such.
+    pub file_f_ep: u32,
     pub file_f_mode: u32,
     pub file_f_op: u32,
     pub file_private_data: u32,
@@ -66,7 +68,7 @@ pub struct Offsets {
     pub task_nvcsw: u32,
 }
 
-const WORDS: usize = 65;
+const WORDS: usize = 66;
 const _: () = assert!(size_of::<Offsets>() == WORDS * 4 && align_of::<Offsets>() == 4);
 
 impl Offsets {

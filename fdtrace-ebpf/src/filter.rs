@@ -108,7 +108,18 @@ fn may_be(tgid: u32) -> bool {
 /// Begins to trace a process. `false`: the set is full.
 #[inline(always)]
 pub fn adopt(tgid: u32, flags: u32) -> bool {
-    let process = TracedProcess { flags, execs: 0, lost: 0, new_until: 0, closed: 0, uses_left: 0, run: 0 };
+    let process = TracedProcess {
+        flags,
+        execs: 0,
+        lost: 0,
+        new_until: 0,
+        closed: 0,
+        uses_left: 0,
+        run: 0,
+        waits_left: TracedProcess::WAITS,
+        reserved: 0,
+        waited: 0,
+    };
     if TRACED.insert(tgid, process, 0).is_err() {
         return false;
     }

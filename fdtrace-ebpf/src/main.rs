@@ -30,6 +30,7 @@ mod stack;
 mod stdio;
 mod syscalls;
 mod turns;
+mod waits;
 mod walk;
 mod watch;
 

@@ -19,6 +19,7 @@ use crate::{
     kernel::{Files, member, offset, read},
     stack, syscalls,
     turns::{self, Room},
+    waits,
 };
 
 /// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`.
@@ -52,6 +53,8 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
     if child_tgid != tgid {
         // SAFETY: as above.
         stack::forked(tgid, child_tgid, unsafe { (*process).execs });
+        // What the one adds to a shared list, the other is told of.
+        waits::look(process);
         if flags & traced::NEW != 0
             && let Some(child) = filter::process(child_tgid)
         {
@@ -108,6 +111,7 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
     // SAFETY: a live element of a hash map; the process is alone now and waits for nobody.
     unsafe { (*task.process).flags &= !traced::WAIT_EXEC };
     stack::executed(task.process, task.tgid, bprm);
+    waits::look(task.process);
     fresh::began(task.process, stack::runs_python(task.tgid));
     let files = Files::of_current();
     let who = Subject { tgid: task.tgid, tid: task.tid, table: files.files };

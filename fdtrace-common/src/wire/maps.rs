@@ -30,6 +30,11 @@ pub struct TracedProcess {
     pub uses_left: u32,
     /// The number whose use was told last, and how often in a row, in the lower half.
     pub run: u32,
+    /// How many waits for events will be told whatever they bring; then one in a while is enough.
+    pub waits_left: u32,
+    pub reserved: u32,
+    /// When the last one began that was told after those, nanoseconds of `CLOCK_BOOTTIME`.
+    pub waited: u64,
 }
 
 impl TracedProcess {
@@ -38,6 +43,11 @@ impl TracedProcess {
     /// Uses that are told of a new program, and of one number in a row.
     pub const USES: u32 = 32;
     pub const RUN: u32 = 4;
+    /// Waits that are told from when a process begins, forks, or closes a number that is in an interest list: an entry that
+    /// outlives its number, or that somebody else adds, shows there.
+    pub const WAITS: u32 = 256;
+    /// Time between two that are told afterwards, nanoseconds.
+    pub const WAITS_APART: u64 = 1_000_000;
 }
 
 /// The call that a thread is in.
@@ -136,7 +146,7 @@ pub mod shed {
 }
 
 plain! {
-    TracedProcess = 40,
+    TracedProcess = 56,
     Watch = 16,
     Inflight = 48,
     PerCpu = 72,

@@ -24,7 +24,7 @@ use crate::{
     kernel::{self, Files, describe_slot},
     shared::SHED,
     turns::{self, Room},
-    watch,
+    waits, watch,
 };
 
 /// A finished call.
@@ -185,7 +185,7 @@ impl Done {
     /// It waited, in a table that others can change.
     #[inline(always)]
     fn blocked(&self) -> bool {
-        self.start.time != 0 && emit::now() - self.start.time > BLOCKED && self.files.users() > 1
+        self.start.time != 0 && self.files.users() > 1 && emit::now() - self.start.time > BLOCKED
     }
 
     #[inline(always)]
@@ -276,7 +276,14 @@ impl Done {
     }
 
     #[inline(always)]
-    pub fn epoll_wait(&self) {
+    pub fn waited(&self) {
+        if self.ret <= 0 || waits::is_due(self.task.process, &self.start) || self.blocked() {
+            self.epoll_wait();
+        }
+    }
+
+    #[inline(always)]
+    fn epoll_wait(&self) {
         let pointer = self.regs.arg(1);
         emit::fixed::<CallEpollWait>(loss::RING_CALL, self.task.process, |record| {
             // SAFETY: the reserved record.

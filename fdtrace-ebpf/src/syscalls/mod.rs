@@ -27,7 +27,7 @@ use crate::{
     kernel::{self, Files, member, offset},
     process,
     shared::{PYTHONS, SHED},
-    watch,
+    waits, watch,
 };
 
 pub use args::arg;
@@ -110,8 +110,11 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<bool> {
     let pos = emit::position();
     let files = Files::of_current();
     let before = match class {
-        class::CLOSE => files.file(arg_of(regs, compat, 0)),
-        class::DUP2 => files.file(arg_of(regs, compat, 1)),
+        class::CLOSE | class::DUP2 => {
+            let file = files.file(arg_of(regs, compat, usize::from(class == class::DUP2)));
+            waits::closes(task.process, file);
+            file
+        }
         class::EPOLL_CTL => files.file(arg_of(regs, compat, 2)),
         class::FCNTL if arg_of(regs, compat, 1) & 0xffff_ffff == F_SETFL => {
             flags_before(files, arg_of(regs, compat, 0))
@@ -244,7 +247,7 @@ pub fn tell_call(regs: *const c_void, ret: i64) {
         class::EPOLL_CTL => done.epoll_ctl(),
         class::REPORT => done.plain(),
         // A wait of no length that found nothing is a poll: loops do it all the time, and it tells nothing.
-        class::EPOLL_WAIT if ret != 0 || regs.arg(3) != 0 => done.epoll_wait(),
+        class::EPOLL_WAIT if ret != 0 || regs.arg(3) != 0 => done.waited(),
         _ => done.failed(),
     }
     if (0..=2).contains(&ret) && matches!(done.class, class::RETURNS_FD | class::OPEN_PATH0 | class::OPEN_PATH1) {
@@ -297,6 +300,7 @@ pub fn tell_memory(regs: *const c_void, ret: i64) {
 #[inline(always)]
 pub fn tell_table(regs: *const c_void, ret: i64) {
     let Some(done) = Done::of_current(regs, ret) else { return };
+    waits::look(done.task.process);
     if done.has_new_table() {
         done.plain();
         // Nobody else has this table yet, so a walk over it is exact.

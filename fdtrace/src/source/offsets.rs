@@ -72,6 +72,8 @@ pub fn resolve(btf: &Btf<'_>, arch: Arch) -> Result<Offsets, MissingMember> {
         fdt_close_on_exec: btf.offset("fdtable", "close_on_exec")?,
         file_f_inode: btf.offset("file", "f_inode")?,
         file_f_flags: btf.offset("file", "f_flags")?,
+        // Since 5.11; before, every file had a list of its own, which may be empty.
+        file_f_ep: btf.offset("file", "f_ep").unwrap_or(0),
         file_f_mode: btf.offset("file", "f_mode")?,
         file_f_op: btf.offset("file", "f_op")?,
         file_private_data: btf.offset("file", "private_data")?,

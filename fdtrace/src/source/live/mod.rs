@@ -152,7 +152,11 @@ impl Live {
         let entries = self.sieve.len();
         self.sieve.set(tgid % entries, 1, 0).context("cannot set the process filter")?;
         self.traced
-            .insert(tgid, Words::of(&TracedProcess { flags, ..TracedProcess::default() }), 0)
+            .insert(
+                tgid,
+                Words::of(&TracedProcess { flags, waits_left: TracedProcess::WAITS, ..TracedProcess::default() }),
+                0,
+            )
             .with_context(|| format!("cannot add process {tgid} to the set of traced processes"))?;
         self.queued.push(process::record(tgid));
         self.queued.extend(process::namespaced(tgid));
