@@ -21,4 +21,5 @@ mod selftest;
 mod stacks;
 mod streams;
 mod variables;
+mod waits;
 mod who;
