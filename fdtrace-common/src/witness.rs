@@ -60,6 +60,8 @@ pub mod note {
     /// User space left [`Stack::saved`]`[1]` as the address of the static variable that keeps the number: the call's
     /// result with [`AT_EXIT`], else the number that the call was given.
     pub const VARIABLE: u32 = 512;
+    /// User space has followed the call's result: without [`VARIABLE`] no static variable keeps it.
+    pub const FOLLOWED: u32 = 1024;
 }
 
 /// Who called the function that makes the system call: [`Stack::caller`].

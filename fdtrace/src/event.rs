@@ -171,6 +171,8 @@ pub struct StackSeen {
     pub site: Option<u64>,
     /// Address of the static variable that keeps the number.
     pub variable: Option<u64>,
+    /// Where the result goes is known.
+    pub followed: bool,
     /// Taken when the call had returned.
     pub at_exit: bool,
 }

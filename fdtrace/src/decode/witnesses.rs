@@ -51,6 +51,7 @@ fn stack(bytes: &[u8]) -> Option<StackSeen> {
         caller: record.caller,
         site: has(note::SITE).then_some(record.saved[0]),
         variable: has(note::VARIABLE).then_some(record.saved[1]),
+        followed: has(note::FOLLOWED),
         at_exit: has(note::AT_EXIT),
     })
 }

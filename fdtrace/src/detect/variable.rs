@@ -119,7 +119,7 @@ impl Rules {
     fn installed(&mut self, slot: SlotId, number: u32, by: &Rc<Stamp>, world: &World, out: &mut Out<'_>) {
         let Some(variables) = self.by_slot.get(&slot) else { return };
         let is_chosen = by.sys.is_some_and(|sys| matches!(sys.class, class::DUP2 | class::FCNTL));
-        let way_is_known = by.seen.as_deref().is_some_and(|seen| seen.native_site.is_some());
+        let way_is_known = by.seen.as_deref().is_some_and(|seen| seen.followed);
         let origin = world.slot(slot).and_then(|slot| slot.life(number)).map(|life| life.data.origin);
         let mut lost = Vec::new();
         for id in variables {

@@ -218,6 +218,7 @@ mod tests {
             native: None,
             native_site: None,
             variable: None,
+            followed: false,
         }
     }
 

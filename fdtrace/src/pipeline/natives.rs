@@ -22,6 +22,7 @@ use crate::{
             AddressSpace, End, Frame as Place, Lost, Module, NativeFrame, Objects, Registers, Snapshot, Symbols,
             Variables,
             stack::{base, is_libc, without_call_stub},
+            variable::{self, Kept},
         },
         sighting::Unwound,
     },
@@ -35,6 +36,8 @@ pub(super) struct Half {
     pub caller: u32,
     /// Address of the static variable that keeps the call's number.
     variable: Option<u64>,
+    /// It is known where the call's result goes.
+    followed: bool,
     /// The record that names the variable, on first sight: it goes before the stack's.
     pub definition: Option<Box<TypeDef>>,
 }
@@ -49,7 +52,7 @@ impl Half {
         let (variable, has_variable) = self.variable.map_or((0, 0), |variable| (variable, note::VARIABLE));
         let head = Stack {
             caller: self.caller,
-            notes: head.notes | has_site | has_variable,
+            notes: head.notes | has_site | has_variable | if self.followed { note::FOLLOWED } else { 0 },
             saved: [site, variable, 0, 0, 0],
             bp: 0,
             stack_len: 0,
@@ -190,21 +193,24 @@ impl Natives {
             let innermost = stack.frames.get(..CALLER_FRAMES).unwrap_or(&stack.frames);
             caller = library_or_program(self.symbols.resolve(&mut space.borrow_mut(), innermost));
         }
-        let variable = self.variable(&space.borrow(), &stack.frames, head.notes & note::AT_EXIT != 0);
+        let returns = head.notes & note::AT_EXIT != 0;
+        let (variable, followed) = self.variable(&space.borrow(), &stack.frames, returns);
         let definition = variable.as_ref().and_then(|(address, name)| self.definition(header, *address, name));
         Some(Half {
             tid: header.tid,
             unwound: Unwound { space, frames: stack.frames.into(), end: stack.end },
             caller,
             variable: variable.map(|(address, _)| address),
+            followed,
             definition,
         })
     }
 
     /// Address and name of the variable that keeps the number: that which the call has returned, or that which it was given.
-    fn variable(&mut self, space: &AddressSpace, frames: &[Place], returns: bool) -> Option<(u64, Rc<str>)> {
+    /// And whether it is known where the former goes.
+    fn variable(&mut self, space: &AddressSpace, frames: &[Place], returns: bool) -> (Option<(u64, Rc<str>)>, bool) {
         // The innermost is the function that makes the system call.
-        let callers = frames.iter().take(CALLER_FRAMES).skip(1);
+        let callers = frames.iter().skip(1).take(variable::CALLERS);
         let modules: Vec<(&Module, u64)> = callers
             .map_while(|frame| {
                 let module = space.module(frame.module.filter(|_| !frame.by_frame_pointer)?)?;
@@ -212,9 +218,17 @@ impl Natives {
             })
             .collect();
         let callers: Vec<_> = modules.iter().map(|(module, back)| (&*module.object, *back)).collect();
-        let found = if returns { self.variables.keeping(&callers) } else { self.variables.giving(&callers) }?;
-        let (module, _) = modules.get(found.frame)?;
-        Some((found.address.wrapping_add(module.bias), found.name))
+        let (found, followed) = match returns.then(|| self.variables.keeping(&callers)) {
+            None => (self.variables.giving(&callers), false),
+            Some(Kept::In(found)) => (Some(found), true),
+            Some(Kept::Nowhere) => (None, true),
+            Some(Kept::Lost) => (None, false),
+        };
+        let found = found.and_then(|found| {
+            let (module, _) = modules.get(found.frame)?;
+            Some((found.address.wrapping_add(module.bias), found.name))
+        });
+        (found, followed)
     }
 
     fn definition(&mut self, header: &Header, address: u64, name: &str) -> Option<Box<TypeDef>> {

@@ -38,9 +38,11 @@ pub struct Sighting {
     pub native: Option<Rc<Unwound>>,
     /// A number for the native frames, also where they themselves are not known any more.
     pub native_site: Option<u64>,
-    /// The static variable that the call's number is from, or that keeps the number that it has returned. Nobody writes to
-    /// it but calls like this one.
+    /// The static variable that the call's number is from, or that keeps the number that it has returned. Nothing is put there but
+    /// what calls like this one return.
     pub variable: Option<Variable>,
+    /// It is known where the result goes: if there is no variable, to none.
+    pub followed: bool,
 }
 
 /// A static variable that keeps a number.
@@ -68,6 +70,7 @@ impl Sighting {
             native: None,
             native_site: Some(site),
             variable: None,
+            followed: true,
         }
     }
 
@@ -272,7 +275,7 @@ impl Witnesses {
             let name = known.map_or_else(|| Rc::from([]), |known| Rc::clone(&known.name));
             Variable { address, keeps_result: stack.at_exit, name }
         });
-        Sighting { python, cut, task, candidates, native, native_site: stack.site, variable }
+        Sighting { python, cut, task, candidates, native, native_site: stack.site, variable, followed: stack.followed }
     }
 }
 

@@ -60,6 +60,9 @@ enum Glance {
     Neither,
 }
 
+/// Callers that are looked at: a number does not come through more.
+pub const CALLERS: usize = 16;
+
 /// One frame of a stack: the file that its code is from, and the address behind its call, in the file's own terms.
 pub type Frame<'a> = (&'a Object, u64);
 
@@ -71,13 +74,31 @@ pub struct Found {
     pub name: Rc<str>,
 }
 
+/// What is known of where a new number is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    In(Found),
+    /// In no variable that a number could be told to come from.
+    Nowhere,
+    /// It could not be followed.
+    Lost,
+}
+
 impl Variables {
-    /// The variable in which the new number is left that a call has returned. `frames`: of its callers, innermost first.
-    pub fn keeping(&mut self, frames: &[Frame<'_>]) -> Option<Found> {
-        let first = first(frames)?;
-        if !self.may_keep(&frames[first..]) {
-            return None;
+    /// Where the new number is kept that a call has returned. `frames`: of its callers, innermost first.
+    pub fn keeping(&mut self, frames: &[Frame<'_>]) -> Kept {
+        let Some(first) = first(frames) else { return Kept::Lost };
+        for (object, back) in &frames[first..] {
+            match self.glance(object, *back) {
+                Glance::Kept => return self.kept(frames, first).unwrap_or(Kept::Lost),
+                Glance::Returned => {}
+                Glance::Neither => return Kept::Nowhere,
+            }
         }
+        Kept::Lost
+    }
+
+    fn kept(&mut self, frames: &[Frame<'_>], first: usize) -> Option<Kept> {
         let mut callee = None;
         for (at, (object, back)) in frames.iter().enumerate().skip(first) {
             let keeper = self.keeper(object)?;
@@ -85,22 +106,23 @@ impl Variables {
             let (function, flow) = &*known;
             let call = flow.calls.get(back)?;
             match callee {
-                None if !keeper.meaning(object, call.target).creates => return None,
+                None if !keeper.meaning(object, call.target).creates => return Some(Kept::Nowhere),
+                None => {}
                 Some((file, callee)) if file == object.id && call.target.is(callee) => {}
+                // The one that was called has jumped to the one that is there.
                 Some((file, callee)) => match call.target {
                     Target::Function(other) if file == object.id => {
                         keeper.hands_on(object, other, callee, 0)?;
                     }
                     _ => return None,
                 },
-                None => {}
             }
             if let Some(address) = keeps(flow, *back).next() {
-                let name = keeper.name(object, address)?;
-                return Some(Found { frame: at, address, name });
+                let name = keeper.name(object, address);
+                return Some(name.map_or(Kept::Nowhere, |name| Kept::In(Found { frame: at, address, name })));
             }
             if !is_returned(flow, *back) {
-                return None;
+                return Some(Kept::Nowhere);
             }
             callee = Some((object.id, *function));
         }
@@ -122,7 +144,7 @@ impl Variables {
                 None if !keeper.meaning(object, call.target).uses => return None,
                 None => {}
                 Some((file, callee)) if file == object.id && call.target.is(callee) => {}
-                // The one that was called has jumped to the one that is there.
+                // As above.
                 Some((file, callee)) => match call.target {
                     Target::Function(other) if file == object.id => {
                         value = keeper.hands_on(object, other, callee, argument)?;
@@ -144,18 +166,6 @@ impl Variables {
             callee = Some((object.id, *function));
         }
         None
-    }
-
-    /// A look at the functions alone: is the result left in a variable?
-    fn may_keep(&mut self, frames: &[Frame<'_>]) -> bool {
-        for (object, back) in frames {
-            match self.glance(object, *back) {
-                Glance::Kept => return true,
-                Glance::Returned => {}
-                Glance::Neither => return false,
-            }
-        }
-        false
     }
 
     fn glance(&mut self, object: &Object, back: u64) -> Glance {

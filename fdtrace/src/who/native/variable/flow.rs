@@ -49,7 +49,7 @@ pub enum Target {
 pub enum Value {
     #[default]
     Unknown,
-    /// What the call that returns to this address returned.
+    /// What the call that returns to this address returned when it was made last.
     Result(u64),
     /// What the variable at this address holds.
     Of(u64),
@@ -317,13 +317,17 @@ impl Walk<'_> {
         let back = instruction.next_ip();
         self.flow.calls.insert(back, Call { target: target(instruction), given: given(state) });
         let mut after = State::default();
+        // What it returned the last time is no longer what it returned last.
+        let is_old = |value: Value| value == Value::Result(back);
         for register in PRESERVED {
-            after.set(register, state.get(register));
+            let value = state.get(register);
+            after.set(register, if is_old(value) { Value::Unknown } else { value });
         }
         after.set(Register::RAX, Value::Result(back));
         if let Value::Stack(top) = state.get(Register::RSP) {
             // Below is the part of whoever is called.
-            after.slots.extend(state.slots.iter().filter(|(at, _)| *at >= top && *at < self.exposed));
+            let kept = |(at, value): &&(i64, Value)| *at >= top && *at < self.exposed && !is_old(*value);
+            after.slots.extend(state.slots.iter().filter(kept));
         }
         *state = after;
     }

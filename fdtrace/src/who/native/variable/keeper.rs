@@ -25,6 +25,8 @@ const FLOWS_MAX: usize = 4096;
 const LARGEST_CONSTANT: i32 = 2;
 /// Bytes of a descriptor's number.
 const NUMBER: u64 = 4;
+/// Functions in a row through which a new number comes.
+const FARTHEST: u32 = 6;
 /// Functions in a row that end with a jump to the next one.
 const JUMPS_MAX: u32 = 4;
 /// Names of one variable, or of parts of it, among which the one that covers a number is looked for.
@@ -36,8 +38,9 @@ pub struct Keeper {
     index: Index,
     imports: Imports,
     flows: HashMap<u64, Rc<(u64, Flow)>>,
-    /// Functions that return new numbers and nothing else. `false` as well while that is being found out.
-    creators: HashMap<u64, bool>,
+    /// How many calls functions are away from the one that makes the number, which return new numbers and nothing else.
+    /// `None`: they do not, or that is being found out.
+    creators: HashMap<u64, Option<u32>>,
     judged: HashMap<u64, Option<Rc<str>>>,
 }
 
@@ -128,48 +131,55 @@ impl Keeper {
 
     /// The call that returns to an address returns new numbers and nothing else.
     fn creates_at(&mut self, object: &Object, flow: &Flow, back: u64) -> io::Result<bool> {
+        Ok(self.distance_at(object, flow, back)?.is_some())
+    }
+
+    fn distance_at(&mut self, object: &Object, flow: &Flow, back: u64) -> io::Result<Option<u32>> {
         match flow.calls.get(&back) {
-            Some(call) => self.creates(object, call.target),
-            None => Ok(false),
+            Some(call) => self.distance(object, call.target),
+            None => Ok(None),
         }
     }
 
     /// A function returns new numbers and nothing else, and keeps none of them.
-    pub fn creates(&mut self, object: &Object, target: Target) -> io::Result<bool> {
+    fn distance(&mut self, object: &Object, target: Target) -> io::Result<Option<u32>> {
         if self.meaning(object, target).creates {
-            return Ok(true);
+            return Ok(Some(0));
         }
-        let Target::Function(start) = target else { return Ok(false) };
+        let Target::Function(start) = target else { return Ok(None) };
         if let Some(known) = self.creators.get(&start) {
             return Ok(*known);
         }
-        self.creators.insert(start, false);
-        let creates = self.returns_new(object, start)?;
-        self.creators.insert(start, creates);
-        Ok(creates)
+        if self.creators.len() >= FLOWS_MAX {
+            return Ok(None);
+        }
+        self.creators.insert(start, None);
+        let distance = self.distance_within(object, start)?;
+        self.creators.insert(start, distance);
+        Ok(distance)
     }
 
-    fn returns_new(&mut self, object: &Object, start: u64) -> io::Result<bool> {
+    fn distance_within(&mut self, object: &Object, start: u64) -> io::Result<Option<u32>> {
         if !self.index.is_function(start) {
-            return Ok(false);
+            return Ok(None);
         }
         let flow = self.flow(object, start)?;
         let (begin, flow) = &*flow;
-        let mut some = false;
+        let mut farthest = None;
         for returned in &flow.returned {
-            match returned {
-                Returned::Value(Value::Constant(constant)) if *constant <= LARGEST_CONSTANT => {}
+            let distance = match returned {
+                Returned::Value(Value::Constant(constant)) if *constant <= LARGEST_CONSTANT => continue,
                 Returned::Value(Value::Result(back)) if keeps(flow, *back).next().is_none() => {
-                    if !self.creates_at(object, flow, *back)? {
-                        return Ok(false);
-                    }
-                    some = true;
+                    self.distance_at(object, flow, *back)?
                 }
-                Returned::By(call) if self.creates(object, call.target)? => some = true,
-                _ => return Ok(false),
-            }
+                Returned::By(call) => self.distance(object, call.target)?,
+                Returned::Value(_) => None,
+            };
+            // What is further away than stacks are followed would be missed.
+            let Some(distance) = distance.filter(|distance| *distance < FARTHEST) else { return Ok(None) };
+            farthest = farthest.max(Some(distance + 1));
         }
-        Ok(some && *begin == start)
+        Ok(farthest.filter(|_| *begin == start))
     }
 
     /// A function ends with a jump to another one, or by way of others. `None`: it does not. Else what it hands on as an
