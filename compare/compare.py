@@ -37,6 +37,7 @@ CASES = [
     ("use_after_close.c", True, "read after close"),
     ("stale_thread.c", True, "closed under a thread that uses it"),
     ("stale_write.c", True, "a stale write that succeeds, bare numbers"),
+    ("stale_static.c", True, "the same, with the number in a static variable"),
     ("stale_write_stdio.c", True, "a stale write that succeeds, through a `FILE`"),
     ("ghost_event.c", True, "an event for a closed number"),
     ("asyncio_fork.py", True, "one event loop on both sides of a fork"),

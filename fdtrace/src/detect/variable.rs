@@ -7,8 +7,8 @@
 //! slot it was seen by which way it was made: not by a call that leaves its result in the variable. *Likely*, not proven:
 //! the program may count on being given the same number again. Where it says so, by `dup2` to that number, or by comparing
 //! the variable's with another one, the variable is taken to have the new generation.
-//! *Look-alikes.* A variable that is not reset when its number is closed, and not used again: silent. A child's own
-//! variable, after a fork: it has what its parent's had.
+//! *Look-alikes.* A variable that is not reset when its number is closed, and not used again: silent. So is a program that
+//! asks what its number is by now, before it uses it or not. A child's own variable, after a fork, has what its parent's had.
 
 use std::rc::Rc;
 

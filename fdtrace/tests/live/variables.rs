@@ -57,7 +57,7 @@ fn a_stale_variable_is_told_from_one_that_was_given_the_number() {
             assert_eq!(told("threads"), both, "{how:?}, {pause} ms");
             let used = told("child");
             assert!(used.contains(&both[1].to_owned()), "{how:?}, {pause} ms: {used:?}");
-            let twins = ["forgotten", "again", "over", "swapped", "reset", "forked"];
+            let twins = ["forgotten", "again", "over", "swapped", "reset", "asked", "forked"];
             for fine in twins.into_iter().filter(|_| with_twins) {
                 assert_eq!(told(fine), [""; 0], "{fine}, {how:?}, {pause} ms");
             }

@@ -58,7 +58,8 @@ void load(const char *path) {
             "a number that was passed on, with its owner giving it up (`detach`, `into_raw_fd`, `release`)",
             "objects that close a number which was handed to them on construction",
             "a variable that is not reset when its number is closed, and not used again",
-            "a program that puts another file under the number that it knows, by `dup2`, or compares the numbers",
+            "a program that puts another file under the number that it knows, by `dup2`, or compares the numbers, or asks by \
+             `fstat` what the number is",
         ],
         advice: "close the object instead of its number (`file.close()`), or take the number from it (`detach()`) before you close that",
         severity: Severity::High,
