@@ -243,7 +243,11 @@ pub fn tell_call(regs: *const c_void, ret: i64) {
             command if makes_descriptor(command) => done.with_file(ret as u64),
             _ => {}
         },
-        class::URING if ret >= 0 => done.plain(),
+        class::URING if ret >= 0 => {
+            // It may have closed numbers.
+            waits::look(done.task.process);
+            done.plain();
+        }
         class::EPOLL_CTL => done.epoll_ctl(),
         class::REPORT => done.plain(),
         // A wait of no length that found nothing is a poll: loops do it all the time, and it tells nothing.

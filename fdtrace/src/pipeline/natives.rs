@@ -209,6 +209,9 @@ impl Natives {
     /// Address and name of the variable that keeps the number: that which the call has returned, or that which it was given.
     /// And whether it is known where the former goes.
     fn variable(&mut self, space: &AddressSpace, frames: &[Place], returns: bool) -> (Option<(u64, Rc<str>)>, bool) {
+        if !returns && !self.variables.any() {
+            return (None, false);
+        }
         // The innermost is the function that makes the system call.
         let callers = frames.iter().skip(1).take(variable::CALLERS);
         let modules: Vec<(&Module, u64)> = callers

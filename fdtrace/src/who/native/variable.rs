@@ -22,7 +22,7 @@ mod keeper;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
 
 use self::{
     flow::{Flow, Target, Value},
@@ -30,9 +30,11 @@ use self::{
     keeper::{Keeper, is_returned, keeps, refused},
 };
 use super::{object::Object, stack::is_libc};
+use crate::collections::Map;
 
-/// Code that is gone through in all: who makes new files all the time does not keep us busy.
+/// Code that is gone through in all, bytes and instructions: who makes new files all the time does not keep us busy.
 const CODE_IN_ALL: u64 = 1 << 30;
+const STEPS_IN_ALL: u64 = 1 << 27;
 /// Call sites of one file that are remembered, and files.
 const SITES_MAX: usize = 1 << 16;
 const FILES_MAX: usize = 1024;
@@ -40,14 +42,15 @@ const FILES_MAX: usize = 1024;
 /// All files that were asked about.
 #[derive(Debug, Default)]
 pub struct Variables {
-    files: HashMap<u64, File>,
+    files: Map<u64, File>,
     gone_through: u64,
+    steps: u64,
 }
 
 #[derive(Debug, Default)]
 struct File {
     /// By the address that a call returns to: what becomes of its result, at a first glance.
-    glances: HashMap<u64, Glance>,
+    glances: Map<u64, Glance>,
     /// `Some(None)`: it was gone through in vain.
     keeper: Option<Option<Keeper>>,
 }
@@ -58,6 +61,8 @@ enum Glance {
     Kept,
     Returned,
     Neither,
+    /// Nobody looked.
+    Unseen,
 }
 
 /// Callers that are looked at: a number does not come through more.
@@ -93,6 +98,7 @@ impl Variables {
                 Glance::Kept => return self.kept(frames, first).unwrap_or(Kept::Lost),
                 Glance::Returned => {}
                 Glance::Neither => return Kept::Nowhere,
+                Glance::Unseen => return Kept::Lost,
             }
         }
         Kept::Lost
@@ -127,6 +133,11 @@ impl Variables {
             callee = Some((object.id, *function));
         }
         None
+    }
+
+    /// Some file has a variable that may keep numbers: nothing comes from one before.
+    pub fn any(&self) -> bool {
+        self.gone_through > 0
     }
 
     /// The variable from which the number is that a call was given.
@@ -176,7 +187,11 @@ impl Variables {
         if let Some(known) = file.glances.get(&back) {
             return *known;
         }
-        let glanced = Glance::at(object, back);
+        if self.steps >= STEPS_IN_ALL {
+            return Glance::Unseen;
+        }
+        let (glanced, steps) = Glance::at(object, back);
+        self.steps = self.steps.saturating_add(steps);
         if file.glances.len() < SITES_MAX {
             file.glances.insert(back, glanced);
         }
@@ -201,12 +216,15 @@ impl Variables {
 }
 
 impl Glance {
-    fn at(object: &Object, back: u64) -> Self {
+    /// With the instructions that were gone through.
+    fn at(object: &Object, back: u64) -> (Self, u64) {
         if !cfg!(target_arch = "x86_64") || object.elf.section(b".symtab").is_none() {
-            return Self::Neither;
+            return (Self::Neither, 0);
         }
-        let Some((_, flow)) = glance(object, back.wrapping_sub(1)) else { return Self::Neither };
-        Self::of(&flow, back)
+        match glance(object, back.wrapping_sub(1)) {
+            Some((_, flow)) => (Self::of(&flow, back), flow.steps),
+            None => (Self::Unseen, 0),
+        }
     }
 
     fn of(flow: &Flow, back: u64) -> Self {

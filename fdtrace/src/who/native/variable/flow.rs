@@ -20,9 +20,12 @@ const ARGUMENT_REGISTERS: [Register; ARGUMENTS] =
 /// Those that a call leaves alone.
 const PRESERVED: [Register; 7] =
     [Register::RBX, Register::RBP, Register::RSP, Register::R12, Register::R13, Register::R14, Register::R15];
-/// How often a part of a function is gone through at most, on average, and the whole of it.
-const ROUNDS: usize = 32;
+/// How often a part of a function is gone through at most, on average, and the whole of it; and parts in all.
+const ROUNDS: usize = 16;
 const ATTEMPTS: usize = 4;
+const VISITS_MAX: usize = 1 << 16;
+/// Words of the stack that are followed at a time.
+const SLOTS_MAX: usize = 64;
 
 /// A piece of code: a function, or a part of one.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +89,8 @@ pub struct Flow {
     pub compared: Vec<u64>,
     /// The piece jumps to who knows where, so that of what it does with registers nothing is known.
     pub opaque: bool,
+    /// Instructions that were gone through to find that.
+    pub steps: u64,
 }
 
 /// Jumps to who knows where: a table of the compiler's.
@@ -101,7 +106,8 @@ pub fn decoder<'a>(piece: Piece<'a>) -> Decoder<'a> {
 pub fn follow(piece: Piece<'_>, entered: &HashSet<u64>) -> Flow {
     let instructions: Vec<Instruction> = decoder(piece).into_iter().collect();
     let end = piece.start.saturating_add(piece.code.len() as u64);
-    let walk = Walk { piece, end, exposed: i64::MAX, about: InstructionInfoFactory::new(), flow: Flow::default() };
+    let about = InstructionInfoFactory::new();
+    let walk = Walk { piece, end, exposed: i64::MAX, about, flow: Flow::default(), steps: 0 };
     let opaque = instructions.iter().any(jumps_anywhere);
     walk.run(&instructions, entered, opaque)
 }
@@ -158,7 +164,7 @@ impl State {
 
     fn put(&mut self, slot: i64, value: Value) {
         self.overwrite(slot, 4);
-        if value != Value::Unknown {
+        if value != Value::Unknown && self.slots.len() < SLOTS_MAX {
             let at = self.slots.partition_point(|(at, _)| *at < slot);
             self.slots.insert(at, (slot, value));
         }
@@ -184,6 +190,7 @@ struct Walk<'a> {
     exposed: i64,
     about: InstructionInfoFactory,
     flow: Flow,
+    steps: u64,
 }
 
 impl Walk<'_> {
@@ -214,7 +221,7 @@ impl Walk<'_> {
                 self.step(instruction, &mut state);
             }
         }
-        self.flow
+        Flow { steps: self.steps, ..self.flow }
     }
 
     /// The state at the beginning of each block, once it changes no more.
@@ -231,9 +238,11 @@ impl Walk<'_> {
         if let Some(first) = states.first_mut() {
             *first = Some(if self.piece.is_function { State::of_function() } else { State::unknown() });
         }
-        let mut waiting: Vec<usize> = (0..blocks.len()).filter(|block| states[*block].is_some()).collect();
-        for _ in 0..blocks.len() * ROUNDS {
+        let mut waits: Vec<bool> = states.iter().map(Option::is_some).collect();
+        let mut waiting: Vec<usize> = (0..blocks.len()).filter(|block| waits[*block]).collect();
+        for _ in 0..(blocks.len() * ROUNDS).min(VISITS_MAX) {
             let Some(block) = waiting.pop() else { return states };
+            waits[block] = false;
             let mut state = states[block].clone().unwrap_or_default();
             for instruction in &instructions[blocks[block].clone()] {
                 self.step(instruction, &mut state);
@@ -254,7 +263,8 @@ impl Walk<'_> {
                         true
                     }
                 };
-                if is_news && !waiting.contains(&to) {
+                if is_news && !waits[to] {
+                    waits[to] = true;
                     waiting.push(to);
                 }
             }
@@ -264,6 +274,7 @@ impl Walk<'_> {
     }
 
     fn step(&mut self, instruction: &Instruction, state: &mut State) {
+        self.steps += 1;
         match instruction.flow_control() {
             FlowControl::Call | FlowControl::IndirectCall => return self.call(instruction, state),
             FlowControl::Return => {

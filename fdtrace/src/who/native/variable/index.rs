@@ -15,7 +15,7 @@ use crate::who::native::{
 };
 
 /// Largest function that is looked at, and code of a file.
-const FUNCTION_MAX: u64 = 256 << 10;
+const FUNCTION_MAX: u64 = 64 << 10;
 pub const CODE_MAX: u64 = 16 << 20;
 /// Most functions of one file.
 const FUNCTIONS_MAX: usize = 1 << 18;

@@ -21,14 +21,16 @@ const DATA_MAX: u64 = 16 << 20;
 /// Variables of one file that are judged, and functions that are remembered.
 const JUDGED_MAX: usize = 256;
 const FLOWS_MAX: usize = 4096;
+/// Instructions of one file that are gone through: ten times as many as Python's library needs for all its functions.
+const STEPS_MAX: u64 = 1 << 25;
 /// Numbers are given out above these, and a constant that is one of them is no number that was given out.
 const LARGEST_CONSTANT: i32 = 2;
 /// Bytes of a descriptor's number.
 const NUMBER: u64 = 4;
 /// Functions in a row through which a new number comes.
 const FARTHEST: u32 = 6;
-/// Functions in a row that end with a jump to the next one.
-const JUMPS_MAX: u32 = 4;
+/// Functions that end with jumps which are looked at for one that leads somewhere.
+const JUMPS_MAX: u32 = 32;
 /// Names of one variable, or of parts of it, among which the one that covers a number is looked for.
 const NESTED: usize = 4;
 
@@ -42,6 +44,8 @@ pub struct Keeper {
     /// `None`: they do not, or that is being found out.
     creators: HashMap<u64, Option<u32>>,
     judged: HashMap<u64, Option<Rc<str>>>,
+    /// Instructions that may still be gone through.
+    left: u64,
 }
 
 impl Keeper {
@@ -52,6 +56,7 @@ impl Keeper {
             flows: HashMap::new(),
             creators: HashMap::new(),
             judged: HashMap::new(),
+            left: STEPS_MAX,
         })
     }
 
@@ -63,7 +68,11 @@ impl Keeper {
         if self.flows.len() >= FLOWS_MAX {
             self.flows.clear();
         }
+        if self.left == 0 {
+            return Err(refused());
+        }
         let flow = Rc::new(self.index.flow(object, address)?);
+        self.left = self.left.saturating_sub(flow.1.steps);
         self.flows.insert(address, Rc::clone(&flow));
         Ok(flow)
     }
@@ -185,11 +194,22 @@ impl Keeper {
     /// A function ends with a jump to another one, or by way of others. `None`: it does not. Else what it hands on as an
     /// argument there.
     pub fn hands_on(&mut self, object: &Object, from: u64, to: u64, argument: usize) -> Option<Value> {
-        self.hands_on_within(object, from, to, argument, JUMPS_MAX)
+        let mut left = JUMPS_MAX;
+        let handed = self.hands_on_within(object, from, to, argument, &mut left);
+        // There may be another way, by which it hands on something else.
+        handed.filter(|_| left > 0)
     }
 
-    fn hands_on_within(&mut self, object: &Object, from: u64, to: u64, argument: usize, left: u32) -> Option<Value> {
-        if left == 0 || !self.index.is_function(from) {
+    fn hands_on_within(
+        &mut self,
+        object: &Object,
+        from: u64,
+        to: u64,
+        argument: usize,
+        left: &mut u32,
+    ) -> Option<Value> {
+        *left = left.checked_sub(1)?;
+        if !self.index.is_function(from) {
             return None;
         }
         let flow = self.flow(object, from).ok()?;
@@ -201,7 +221,7 @@ impl Keeper {
         for call in jumps {
             let value = match call.target {
                 Target::Function(next) if next == to => call.argument(argument),
-                Target::Function(next) => match self.hands_on_within(object, next, to, argument, left - 1) {
+                Target::Function(next) => match self.hands_on_within(object, next, to, argument, left) {
                     Some(Value::Argument(of_next)) => call.argument(of_next),
                     Some(value) => value,
                     None => continue,

@@ -120,3 +120,57 @@ fn what_others_can_name_is_left_out() {
     assert!(programs.iter().all(|names| names == &["log_fd"]), "{programs:?}");
     assert_eq!(library, &[] as &[String], "a library's variable is everybody's");
 }
+
+/// Numbers that are the same in each run.
+fn scatter(state: &mut u64) -> u8 {
+    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    (*state >> 56) as u8
+}
+
+#[test]
+fn nonsense_is_gone_through_without_harm() {
+    let mut state = 7;
+    for round in 0..300 {
+        // Half of it are jumps and moves about the stack, of which real code is made as well.
+        let common = [0xe8, 0x74, 0xeb, 0x89, 0x8b, 0x45, 0x55, 0xc3, 0xff, 0x0f, 0x48, 0x05];
+        let code: Vec<u8> = (0..1 << (round % 12))
+            .map(|_| match scatter(&mut state) {
+                byte @ 0..128 => common[usize::from(byte) % common.len()],
+                byte => byte,
+            })
+            .collect();
+        let start = if round % 2 == 0 { 0x1000 } else { u64::MAX - 64 };
+        let data = [start..start.saturating_add(1 << 20)];
+        let piece = flow::Piece { start, code: &code, is_function: round % 3 == 0, data: &data };
+        let entered = (0..8).map(|at| start.wrapping_add(at * 5)).collect();
+        assert!(flow::follow(piece, &entered).steps < 1 << 24);
+    }
+}
+
+#[test]
+fn damaged_programs_do_no_harm() {
+    let folder = std::env::temp_dir().join(format!("fdtrace-variable-damaged-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (source, program) = (folder.join("program.c"), folder.join("program"));
+    let text = "static int log_fd = -1; void begin(void) { log_fd = open(\"log\", 1); }\n\
+        int main(void) { begin(); write(log_fd, \"a\", 1); return close(log_fd); }\n";
+    std::fs::write(&source, format!("{HEAD}{text}")).unwrap();
+    let compiled = Command::new("cc").args(["-O1", "-w", "-o"]).args([&program, &source]).status();
+    if !compiled.is_ok_and(|status| status.success()) {
+        return;
+    }
+    let whole = std::fs::read(&program).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    for at in (0..whole.len()).step_by(11) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        let Ok(object) = Object::new(Source::Memory(bytes.into()), Vec::new(), 1) else { continue };
+        let Ok(mut keeper) = Keeper::load(&object) else { continue };
+        for address in (0x1000..0x1400).step_by(16) {
+            let Ok(known) = keeper.flow(&object, address) else { continue };
+            for (range, _) in &known.1.stores {
+                keeper.name(&object, range.start);
+            }
+        }
+    }
+}
