@@ -140,8 +140,9 @@ fn nonsense_is_gone_through_without_harm() {
             })
             .collect();
         let start = if round % 2 == 0 { 0x1000 } else { u64::MAX - 64 };
-        let data = [start..start.saturating_add(1 << 20)];
-        let piece = flow::Piece { start, code: &code, is_function: round % 3 == 0, data: &data };
+        let data = start..start.saturating_add(1 << 20);
+        let data = std::slice::from_ref(&data);
+        let piece = flow::Piece { start, code: &code, is_function: round % 3 == 0, data };
         let entered = (0..8).map(|at| start.wrapping_add(at * 5)).collect();
         assert!(flow::follow(piece, &entered).steps < 1 << 24);
     }
