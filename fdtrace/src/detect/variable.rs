@@ -10,12 +10,12 @@
 //! *Look-alikes.* A variable that is not reset when its number is closed, and not used again: silent. So is a program that
 //! asks what its number is by now, before it uses it or not. A child's own variable, after a fork, has what its parent's had.
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc};
 
 use fdtrace_common::class;
 
 use crate::{
-    collections::{Map, Told},
+    collections::Told,
     escape,
     model::{
         Change, World,
@@ -43,8 +43,9 @@ type VariableId = (u32, u64);
 
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    kept: Map<VariableId, Kept>,
-    by_slot: Map<SlotId, Vec<VariableId>>,
+    /// Sorted, as the next: what becomes of one process or table is no reason to look at the others'.
+    kept: BTreeMap<VariableId, Kept>,
+    by_slot: BTreeMap<SlotId, Vec<VariableId>>,
     /// What was told of uses: slot, generation, variable.
     used: Told<(SlotId, u32, VariableId), REMEMBERED>,
     refused: u64,
@@ -108,9 +109,15 @@ impl Rules {
             }
             Change::Forked { parent, child, table } => self.forked(*parent, *child, *table, world),
             Change::Execed { process } | Change::Exited { process, .. } => {
-                self.forget_if(|(tgid, _), _| tgid == *process)
+                let gone: Vec<VariableId> = self.of(*process).map(|(id, _)| *id).collect();
+                gone.into_iter().for_each(|id| self.forget(id));
             }
-            Change::TableDied { table } => self.forget_if(|_, kept| kept.slot.table == *table),
+            Change::TableDied { table } => {
+                let slot = |fd| SlotId { table: *table, fd };
+                let slots = self.by_slot.range(slot(i32::MIN)..=slot(i32::MAX));
+                let gone: Vec<VariableId> = slots.flat_map(|(_, variables)| variables).copied().collect();
+                gone.into_iter().for_each(|id| self.forget(id));
+            }
             _ => {}
         }
     }
@@ -169,20 +176,16 @@ impl Rules {
         }
     }
 
-    fn forget_if(&mut self, forget: impl Fn(VariableId, &Kept) -> bool) {
-        let gone: Vec<VariableId> =
-            self.kept.iter().filter(|(id, kept)| forget(**id, kept)).map(|(id, _)| *id).collect();
-        gone.into_iter().for_each(|id| self.forget(id));
+    /// The variables of a process.
+    fn of(&self, tgid: u32) -> impl Iterator<Item = (&VariableId, &Kept)> {
+        self.kept.range((tgid, 0)..=(tgid, u64::MAX))
     }
 
     /// The child has a copy of each variable, and of the table.
     fn forked(&mut self, parent: u32, child: u32, table: TableId, world: &World) {
         let mut copies = Vec::new();
-        for ((tgid, address), kept) in &self.kept {
+        for ((_, address), kept) in self.of(parent) {
             let SlotId { table: from, fd } = kept.slot;
-            if *tgid != parent {
-                continue;
-            }
             let live = world.slot(kept.slot).and_then(|slot| slot.live()).map(|live| live.number);
             if table == from {
                 copies.push(((child, *address), *kept));

@@ -22,6 +22,10 @@ pub const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
 pub const PF_X: u32 = 1;
 pub const PF_W: u32 = 2;
 pub const SHT_NOBITS: u32 = 8;
+/// Bytes of a row in a table of symbols, and the kinds of symbols that are told apart.
+pub const SYMBOL: usize = 24;
+pub const STT_OBJECT: u8 = 1;
+pub const STT_FUNC: u8 = 2;
 const SHF_COMPRESSED: u64 = 1 << 11;
 const NT_GNU_BUILD_ID: u32 = 3;
 
@@ -139,6 +143,13 @@ impl Elf {
             2 => compress::zstd(packed, size),
             other => Err(invalid(format!("unknown compression {other}"))),
         }
+    }
+
+    /// The rows of a table of symbols, and the names that they point to.
+    pub fn symbols(&self, source: &Source, table: &Section, limit: u64) -> io::Result<(Vec<u8>, Vec<u8>)> {
+        let rows = self.section_data(source, table, limit)?;
+        let names = self.sections.get(table.link as usize).ok_or_else(|| invalid("symbol table without names"))?;
+        Ok((rows, self.section_data(source, names, limit)?))
     }
 
     pub fn loads(&self) -> impl Iterator<Item = &Segment> {

@@ -5,15 +5,13 @@
 
 use std::sync::Arc;
 
-use super::elf::{self, Elf, PF_X, Section, Source};
+use super::elf::{self, Elf, PF_X, STT_FUNC, SYMBOL, Section, Source};
 use super::object::Object;
 use super::rule;
 
 /// Largest table and largest pool of names; the largest known programs have about 200 MiB of names.
 const TABLE_MAX: u64 = 256 << 20;
-const ROW: usize = 24;
 const STT_NOTYPE: u8 = 0;
-const STT_FUNC: u8 = 2;
 const STT_GNU_IFUNC: u8 = 10;
 const SHN_UNDEF: u16 = 0;
 const SHN_LORESERVE: u16 = 0xff00;
@@ -123,17 +121,14 @@ impl SymbolTable {
     }
 
     fn try_add(&mut self, elf: &Elf, source: &Source, section: &Section, mapped: &Elf) -> std::io::Result<()> {
-        let table = elf.section_data(source, section, TABLE_MAX)?;
-        let names =
-            elf.sections.get(section.link as usize).ok_or_else(|| elf::invalid("symbol table without names"))?;
-        let names = elf.section_data(source, names, TABLE_MAX)?;
+        let (table, names) = elf.symbols(source, section, TABLE_MAX)?;
         let pool = u8::try_from(self.names.len()).map_err(|_| elf::invalid("too many tables"))?;
         let code: Vec<_> = mapped
             .loads()
             .filter(|segment| segment.flags & PF_X != 0)
             .map(|segment| (segment.vaddr, segment.memsz))
             .collect();
-        let rows = table.chunks_exact(ROW).filter_map(|row| {
+        let rows = table.chunks_exact(SYMBOL).filter_map(|row| {
             let (info, index) = (row[4], elf::u16_at(row, 6));
             let start = elf::u64_at(row, 8);
             let row = Row { start, size: elf::u64_at(row, 16), name: elf::u32_at(row, 0), pool, binding: info >> 4 };

@@ -19,15 +19,19 @@ mod flow;
 mod imports;
 mod index;
 mod keeper;
+mod names;
+mod operand;
+mod state;
 #[cfg(test)]
 mod tests;
 
 use std::rc::Rc;
 
 use self::{
-    flow::{Flow, Target, Value},
+    flow::Flow,
     index::{code_len, glance},
     keeper::{Keeper, is_returned, keeps, refused},
+    state::Value,
 };
 use super::{object::Object, stack::is_libc};
 use crate::collections::Map;
@@ -111,18 +115,10 @@ impl Variables {
             let known = keeper.flow(object, back.wrapping_sub(1)).ok()?;
             let (function, flow) = &*known;
             let call = flow.calls.get(back)?;
-            match callee {
-                None if !keeper.meaning(object, call.target).creates => return Some(Kept::Nowhere),
-                None => {}
-                Some((file, callee)) if file == object.id && call.target.is(callee) => {}
-                // The one that was called has jumped to the one that is there.
-                Some((file, callee)) => match call.target {
-                    Target::Function(other) if file == object.id => {
-                        keeper.hands_on(object, other, callee, 0)?;
-                    }
-                    _ => return None,
-                },
+            if callee.is_none() && !keeper.meaning(object, call.target).creates {
+                return Some(Kept::Nowhere);
             }
+            keeper.given(object, call, within(callee, object)?, 0)?;
             if let Some(address) = keeps(flow, *back).next() {
                 let name = keeper.name(object, address);
                 return Some(name.map_or(Kept::Nowhere, |name| Kept::In(Found { frame: at, address, name })));
@@ -145,28 +141,15 @@ impl Variables {
         let first = first(frames)?;
         let (mut callee, mut argument) = (None, 0);
         for (at, (object, back)) in frames.iter().enumerate().skip(first) {
-            let mut value = Value::Argument(argument);
             // Nothing is known to be kept there before a call was seen to do so.
             let keeper = self.files.get_mut(&object.id)?.keeper.as_mut()?.as_mut()?;
             let known = keeper.flow(object, back.wrapping_sub(1)).ok()?;
             let (function, flow) = &*known;
             let call = flow.calls.get(back)?;
-            match callee {
-                None if !keeper.meaning(object, call.target).uses => return None,
-                None => {}
-                Some((file, callee)) if file == object.id && call.target.is(callee) => {}
-                // As above.
-                Some((file, callee)) => match call.target {
-                    Target::Function(other) if file == object.id => {
-                        value = keeper.hands_on(object, other, callee, argument)?;
-                    }
-                    _ => return None,
-                },
+            if callee.is_none() && !keeper.meaning(object, call.target).uses {
+                return None;
             }
-            if let Value::Argument(of_it) = value {
-                value = call.argument(of_it);
-            }
-            match value {
+            match keeper.given(object, call, within(callee, object)?, argument)? {
                 Value::Of(address) => {
                     let name = keeper.name(object, address)?;
                     return Some(Found { frame: at, address, name });
@@ -235,6 +218,14 @@ impl Glance {
         } else {
             Self::Neither
         }
+    }
+}
+
+/// The function that was called, in the same file; `Some(None)`: that was the library's. `None`: it is of another file.
+fn within(callee: Option<(u64, u64)>, object: &Object) -> Option<Option<u64>> {
+    match callee {
+        Some((file, function)) => (file == object.id).then_some(Some(function)),
+        None => Some(None),
     }
 }
 

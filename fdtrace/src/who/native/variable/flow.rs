@@ -9,14 +9,14 @@ use std::{
 };
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
-    Register,
+    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register,
 };
 
-/// Arguments that are passed in registers.
-pub const ARGUMENTS: usize = 6;
-const ARGUMENT_REGISTERS: [Register; ARGUMENTS] =
-    [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8, Register::R9];
+use super::{
+    operand::{ends, has_memory, is_same_register, jumps_anywhere, size, static_address, writes},
+    state::{ARGUMENT_REGISTERS, ARGUMENTS, State, Value},
+};
+
 /// Those that a call leaves alone.
 const PRESERVED: [Register; 7] =
     [Register::RBX, Register::RBP, Register::RSP, Register::R12, Register::R13, Register::R14, Register::R15];
@@ -24,8 +24,6 @@ const PRESERVED: [Register; 7] =
 const ROUNDS: usize = 16;
 const ATTEMPTS: usize = 4;
 const VISITS_MAX: usize = 1 << 16;
-/// Words of the stack that are followed at a time.
-const SLOTS_MAX: usize = 64;
 
 /// A piece of code: a function, or a part of one.
 #[derive(Clone, Copy, Debug)]
@@ -47,26 +45,35 @@ pub enum Target {
     Unknown,
 }
 
-/// What a register or a word of the stack holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Value {
-    #[default]
-    Unknown,
-    /// What the call that returns to this address returned when it was made last.
-    Result(u64),
-    /// What the variable at this address holds.
-    Of(u64),
-    /// Argument of the function.
-    Argument(usize),
-    Constant(i32),
-    /// An address in the function's part of the stack, from where its caller's begins.
-    Stack(i64),
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
     pub target: Target,
     pub given: [Value; ARGUMENTS],
+}
+
+impl Target {
+    pub fn is(self, function: u64) -> bool {
+        self == Self::Function(function)
+    }
+
+    fn of(instruction: &Instruction) -> Self {
+        match instruction.op0_kind() {
+            OpKind::NearBranch64 => Self::Function(instruction.near_branch_target()),
+            OpKind::Memory => static_address(instruction).map_or(Self::Unknown, Self::Pointer),
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl Call {
+    fn at(instruction: &Instruction, state: &State) -> Self {
+        let given = ARGUMENT_REGISTERS.map(|register| state.get(register));
+        Self { target: Target::of(instruction), given }
+    }
+
+    pub fn argument(&self, at: usize) -> Value {
+        self.given.get(at).copied().unwrap_or_default()
+    }
 }
 
 /// What a function returns, at one of its ends.
@@ -93,11 +100,6 @@ pub struct Flow {
     pub steps: u64,
 }
 
-/// Jumps to who knows where: a table of the compiler's.
-pub fn jumps_anywhere(instruction: &Instruction) -> bool {
-    instruction.flow_control() == FlowControl::IndirectBranch && static_address(instruction).is_none()
-}
-
 pub fn decoder<'a>(piece: Piece<'a>) -> Decoder<'a> {
     Decoder::with_ip(64, piece.code, piece.start, DecoderOptions::NONE)
 }
@@ -110,77 +112,6 @@ pub fn follow(piece: Piece<'_>, entered: &HashSet<u64>) -> Flow {
     let walk = Walk { piece, end, exposed: i64::MAX, about, flow: Flow::default(), steps: 0 };
     let opaque = instructions.iter().any(jumps_anywhere);
     walk.run(&instructions, entered, opaque)
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct State {
-    registers: [Value; 16],
-    /// Numbers on the stack, by where they are; sorted.
-    slots: Vec<(i64, Value)>,
-}
-
-impl State {
-    fn unknown() -> Self {
-        let mut state = Self::default();
-        state.registers[place(Register::RSP)] = Value::Stack(0);
-        state
-    }
-
-    fn of_function() -> Self {
-        let mut state = Self::unknown();
-        for (argument, register) in ARGUMENT_REGISTERS.into_iter().enumerate() {
-            state.registers[place(register)] = Value::Argument(argument);
-        }
-        state
-    }
-
-    fn get(&self, register: Register) -> Value {
-        if register.is_gpr() { self.registers[place(register)] } else { Value::Unknown }
-    }
-
-    fn set(&mut self, register: Register, value: Value) {
-        if register.is_gpr() {
-            self.registers[place(register)] = value;
-        }
-    }
-
-    /// Where on the stack a memory operand is.
-    fn slot(&self, instruction: &Instruction) -> Option<i64> {
-        match self.get(instruction.memory_base()) {
-            Value::Stack(base) if instruction.memory_index() == Register::None => {
-                Some(base.wrapping_add(instruction.memory_displacement64().cast_signed()))
-            }
-            _ => None,
-        }
-    }
-
-    fn at(&self, slot: i64) -> Value {
-        self.slots.binary_search_by_key(&slot, |(at, _)| *at).map_or(Value::Unknown, |found| self.slots[found].1)
-    }
-
-    fn overwrite(&mut self, slot: i64, size: i64) {
-        self.slots.retain(|(at, _)| *at >= slot.saturating_add(size) || slot >= at.saturating_add(4));
-    }
-
-    fn put(&mut self, slot: i64, value: Value) {
-        self.overwrite(slot, 4);
-        if value != Value::Unknown && self.slots.len() < SLOTS_MAX {
-            let at = self.slots.partition_point(|(at, _)| *at < slot);
-            self.slots.insert(at, (slot, value));
-        }
-    }
-
-    /// Keeps what another way agrees on. `true`: something had to go.
-    fn meet(&mut self, other: &Self) -> bool {
-        let before = self.clone();
-        for (mine, its) in self.registers.iter_mut().zip(&other.registers) {
-            if *mine != *its {
-                *mine = Value::Unknown;
-            }
-        }
-        self.slots.retain(|slot| other.slots.contains(slot));
-        *self != before
-    }
 }
 
 struct Walk<'a> {
@@ -282,10 +213,9 @@ impl Walk<'_> {
                 return;
             }
             FlowControl::UnconditionalBranch | FlowControl::IndirectBranch => {
-                let target = target(instruction);
-                let leaves = !matches!(target, Target::Function(to) if (self.piece.start..self.end).contains(&to));
+                let leaves = !matches!(Target::of(instruction), Target::Function(to) if (self.piece.start..self.end).contains(&to));
                 if leaves {
-                    self.flow.returned.push(Returned::By(Call { target, given: given(state) }));
+                    self.flow.returned.push(Returned::By(Call::at(instruction, state)));
                 }
                 return;
             }
@@ -326,7 +256,7 @@ impl Walk<'_> {
 
     fn call(&mut self, instruction: &Instruction, state: &mut State) {
         let back = instruction.next_ip();
-        self.flow.calls.insert(back, Call { target: target(instruction), given: given(state) });
+        self.flow.calls.insert(back, Call::at(instruction, state));
         let mut after = State::default();
         // What it returned the last time is no longer what it returned last.
         let is_old = |value: Value| value == Value::Result(back);
@@ -401,7 +331,7 @@ impl Walk<'_> {
                 (_, Some(slot)) if explicit => state.overwrite(slot, size as i64),
                 _ if explicit => self.stored_anywhere(instruction, state),
                 // What is pushed goes where nothing was.
-                _ if is_stack_operation(instruction) => {
+                _ if instruction.is_stack_instruction() => {
                     if let Value::Stack(top) = state.get(Register::RSP) {
                         state.overwrite(top.wrapping_sub(8), 8);
                     } else {
@@ -411,12 +341,13 @@ impl Walk<'_> {
                 _ => state.slots.clear(),
             }
         }
-        let top = stack_pointer(instruction, state);
+        let top = state.top_after(instruction);
         for register in written {
             state.set(register, Value::Unknown);
         }
         state.set(Register::RSP, top);
-        if instruction.mnemonic() == Mnemonic::Xor && instruction.op0_register() == instruction.op1_register() {
+        let clears = matches!(instruction.code(), Code::Xor_r32_rm32 | Code::Xor_rm32_r32);
+        if clears && is_same_register(instruction) {
             state.set(instruction.op0_register(), Value::Constant(0));
         }
     }
@@ -425,9 +356,7 @@ impl Walk<'_> {
     fn compare(&mut self, instruction: &Instruction, state: &State) {
         let compares = matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Sub | Mnemonic::Xor | Mnemonic::Test);
         let is_constant = !matches!(instruction.op1_kind(), OpKind::Register | OpKind::Memory);
-        let is_same = instruction.op0_kind() == instruction.op1_kind()
-            && instruction.op0_register() == instruction.op1_register();
-        if !compares || is_constant || is_same {
+        if !compares || is_constant || is_same_register(instruction) {
             return;
         }
         for operand in [0, 1] {
@@ -441,10 +370,6 @@ impl Walk<'_> {
             }
         }
     }
-}
-
-fn given(state: &State) -> [Value; ARGUMENTS] {
-    ARGUMENT_REGISTERS.map(|register| state.get(register))
 }
 
 /// Runs of instructions that are entered at their beginning alone.
@@ -471,80 +396,4 @@ fn blocks(instructions: &[Instruction], entered: &HashSet<u64>) -> Vec<Range<usi
         blocks.push(start..instructions.len());
     }
     blocks
-}
-
-/// What stands behind it is not what comes next.
-fn ends(instruction: &Instruction) -> bool {
-    matches!(
-        instruction.flow_control(),
-        FlowControl::UnconditionalBranch | FlowControl::IndirectBranch | FlowControl::Return | FlowControl::Exception
-    )
-}
-
-fn target(instruction: &Instruction) -> Target {
-    match instruction.op0_kind() {
-        OpKind::NearBranch64 => Target::Function(instruction.near_branch_target()),
-        OpKind::Memory => static_address(instruction).map_or(Target::Unknown, Target::Pointer),
-        _ => Target::Unknown,
-    }
-}
-
-/// Where the stack ends after an instruction.
-fn stack_pointer(instruction: &Instruction, state: &State) -> Value {
-    let by = |register, change: i64| match state.get(register) {
-        Value::Stack(at) => Value::Stack(at.wrapping_add(change)),
-        _ => Value::Unknown,
-    };
-    let constant = |sign: i64| match instruction.try_immediate(1) {
-        Ok(number) => by(Register::RSP, sign.wrapping_mul(number.cast_signed())),
-        Err(_) => Value::Unknown,
-    };
-    let about = instruction.op0_kind() == OpKind::Register && instruction.op0_register() == Register::RSP;
-    match instruction.mnemonic() {
-        Mnemonic::Push | Mnemonic::Pop if !about => by(Register::RSP, i64::from(instruction.stack_pointer_increment())),
-        Mnemonic::Leave => by(Register::RBP, 8),
-        Mnemonic::Sub if about => constant(-1),
-        Mnemonic::Add if about => constant(1),
-        _ if about && writes_first(instruction) => Value::Unknown,
-        _ => state.get(Register::RSP),
-    }
-}
-
-/// All but comparisons do, of those that have the stack pointer as their first operand.
-fn writes_first(instruction: &Instruction) -> bool {
-    !matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Push)
-}
-
-fn is_stack_operation(instruction: &Instruction) -> bool {
-    instruction.is_stack_instruction()
-}
-
-fn writes(access: OpAccess) -> bool {
-    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
-}
-
-/// Bytes that are written.
-fn size(used: &iced_x86::UsedMemory) -> u64 {
-    (used.memory_size().size() as u64).max(1)
-}
-
-pub fn has_memory(instruction: &Instruction) -> bool {
-    (0..instruction.op_count()).any(|operand| instruction.op_kind(operand) == OpKind::Memory)
-}
-
-/// The address of a memory operand that is always the same.
-pub fn static_address(instruction: &Instruction) -> Option<u64> {
-    if !has_memory(instruction) {
-        return None;
-    }
-    if instruction.is_ip_rel_memory_operand() {
-        return Some(instruction.ip_rel_memory_address());
-    }
-    let is_fixed = instruction.memory_base() == Register::None && instruction.memory_index() == Register::None;
-    let of_thread = matches!(instruction.memory_segment(), Register::FS | Register::GS);
-    (is_fixed && !of_thread).then(|| instruction.memory_displacement64())
-}
-
-fn place(register: Register) -> usize {
-    register.full_register().number()
 }

@@ -5,8 +5,9 @@ use std::{collections::HashSet, io, ops::Range};
 use iced_x86::Mnemonic;
 
 use super::{
-    flow::{self, Flow, Piece, Target, decoder, has_memory, static_address},
-    imports::Names,
+    flow::{self, Flow, Piece, decoder},
+    names::Names,
+    operand::{has_memory, static_address},
 };
 use crate::who::native::{
     elf::{self, PF_W, PF_X},
@@ -172,10 +173,4 @@ fn data_of(object: &Object) -> Vec<Range<u64>> {
 
 fn is_fixed(object: &Object) -> bool {
     object.elf.loads().map(|segment| segment.vaddr).min() != Some(0)
-}
-
-impl Target {
-    pub fn is(self, function: u64) -> bool {
-        self == Self::Function(function)
-    }
 }

@@ -1,16 +1,13 @@
 //! Which variables of a file keep numbers and nothing else: all that writes to them is known.
 
-use std::{
-    collections::{HashMap, HashSet},
-    io,
-    ops::Range,
-    rc::Rc,
-};
+use std::{collections::HashMap, io, ops::Range, rc::Rc};
 
 use super::{
-    flow::{Call, Flow, Returned, Target, Value},
-    imports::{Imports, Meaning, Names, Symbol},
+    flow::{Call, Flow, Returned, Target},
+    imports::{Imports, Meaning},
     index::Index,
+    names::{Names, Symbol},
+    state::Value,
 };
 use crate::who::native::{
     elf::{self, PF_X, u32_at, u64_at},
@@ -126,7 +123,7 @@ impl Keeper {
                     Value::Constant(constant) => *constant <= LARGEST_CONSTANT,
                     Value::Result(back) => {
                         // Of what two of them hold it is not followed which is which.
-                        only_one(flow, *back) && self.creates_at(object, flow, *back)?
+                        keeps(flow, *back).all(|other| other == variable) && self.creates_at(object, flow, *back)?
                     }
                     _ => false,
                 };
@@ -191,9 +188,24 @@ impl Keeper {
         Ok(farthest.filter(|_| *begin == start))
     }
 
+    /// What the function that a call led to was given as an argument: `callee`, or whoever made the call where that is the
+    /// library. `None`: the call did not lead there.
+    pub fn given(&mut self, object: &Object, call: &Call, callee: Option<u64>, argument: usize) -> Option<Value> {
+        match (callee, call.target) {
+            (None, _) => Some(call.argument(argument)),
+            (Some(callee), target) if target.is(callee) => Some(call.argument(argument)),
+            // The one that was called has jumped to the one that is there.
+            (Some(callee), Target::Function(other)) => match self.hands_on(object, other, callee, argument)? {
+                Value::Argument(of_it) => Some(call.argument(of_it)),
+                value => Some(value),
+            },
+            (Some(_), _) => None,
+        }
+    }
+
     /// A function ends with a jump to another one, or by way of others. `None`: it does not. Else what it hands on as an
     /// argument there.
-    pub fn hands_on(&mut self, object: &Object, from: u64, to: u64, argument: usize) -> Option<Value> {
+    fn hands_on(&mut self, object: &Object, from: u64, to: u64, argument: usize) -> Option<Value> {
         let mut left = JUMPS_MAX;
         let handed = self.hands_on_within(object, from, to, argument, &mut left);
         // There may be another way, by which it hands on something else.
@@ -246,18 +258,6 @@ pub fn keeps(flow: &Flow, back: u64) -> impl Iterator<Item = u64> {
 /// The result is what the function returns.
 pub fn is_returned(flow: &Flow, back: u64) -> bool {
     flow.returned.contains(&Returned::Value(Value::Result(back)))
-}
-
-fn only_one(flow: &Flow, back: u64) -> bool {
-    let variables: HashSet<u64> = keeps(flow, back).collect();
-    variables.len() == 1
-}
-
-impl Call {
-    /// The variable from which an argument is, or the argument of the caller's own.
-    pub fn argument(&self, at: usize) -> Value {
-        self.given.get(at).copied().unwrap_or_default()
-    }
 }
 
 /// Name and extent of what a number is part of; `None`: it is not known.

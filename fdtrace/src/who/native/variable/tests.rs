@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs::File, path::Path, process::Command};
 
-use super::{imports::Names, *};
+use super::{names::Names, *};
 use crate::who::native::elf::Source;
 
 /// What is common to all programs.
@@ -119,6 +119,26 @@ fn what_others_can_name_is_left_out() {
     let [programs @ .., library] = found.as_slice() else { panic!() };
     assert!(programs.iter().all(|names| names == &["log_fd"]), "{programs:?}");
     assert_eq!(library, &[] as &[String], "a library's variable is everybody's");
+}
+
+/// What is stored to a variable by a function of a call, these bytes, and a store of the result's register.
+fn stored(between: &[u8]) -> Value {
+    const CALL: [u8; 5] = [0xe8, 0, 0, 0, 0];
+    const STORE: [u8; 7] = [0x89, 0x05, 0, 0x10, 0, 0, 0xc3];
+    let code = [&CALL[..], between, &STORE].concat();
+    let data = 0x1000..0x4000;
+    let piece = flow::Piece { start: 0x1000, code: &code, is_function: true, data: std::slice::from_ref(&data) };
+    let flow = flow::follow(piece, &Default::default());
+    let [(_, value)] = flow.stores.as_slice() else { panic!("{flow:?}") };
+    *value
+}
+
+#[test]
+fn a_part_of_a_register_that_is_cleared_is_not_the_whole() {
+    assert_eq!(stored(&[]), Value::Result(0x1005));
+    assert_eq!(stored(&[0x31, 0xc0]), Value::Constant(0), "xor %eax,%eax");
+    assert_eq!(stored(&[0x30, 0xc0]), Value::Unknown, "xor %al,%al");
+    assert_eq!(stored(&[0x66, 0x31, 0xc0]), Value::Unknown, "xor %ax,%ax");
 }
 
 /// Numbers that are the same in each run.
