@@ -52,6 +52,23 @@ pub const GETSOCKOPT: u8 = 22;
 /// Takes a descriptor, and is rare enough, and tells enough, to be reported always.
 pub const REPORT: u8 = 23;
 
+/// What the hooks have to do with a system call, all in the one byte that they look at first: bits. 0: nothing.
+pub mod hook {
+    /// It is ours, native or as a 32-bit call.
+    pub const OURS: u8 = 1;
+    /// Native: it does nothing but use its descriptor, and of its end nothing is told unless that was asked for or it
+    /// failed or waited.
+    pub const USES: u8 = 2;
+    /// As [`USES`], and nothing needs to be looked at when it begins, but for the next two.
+    pub const LIGHT: u8 = 4;
+    /// [`super::witness::BIND_ONCE`].
+    pub const SEARCHED: u8 = 8;
+    /// [`super::witness::BIND_EMPTY_PATH`].
+    pub const EMPTY_PATH: u8 = 16;
+    /// [`super::witness::MAPS`].
+    pub const MAPS: u8 = 32;
+}
+
 /// Which witnesses are called for a system call: bits.
 pub mod witness {
     /// The stack when it begins: it destroys or edits something.

@@ -85,7 +85,7 @@ pub const OFFSETS: &str = "OFFSETS";
 pub const CLASSES: &str = "CLASSES";
 /// Global of type `[u8; SYSCALLS]`: the class of each 32-bit system call.
 pub const CLASSES_COMPAT: &str = "CLASSES_COMPAT";
-/// Global of type `[u8; SYSCALLS]`: nonzero for each number that is a call of ours, native or 32-bit.
+/// Global of type `[u8; SYSCALLS]`: what the hooks have to do with a number, see [`crate::class::hook`].
 pub const HOOKED: &str = "HOOKED";
 /// Global of type `u32`: nonzero when `bpf_get_current_task_btf` exists (5.11 and later).
 pub const HAVE_TASK_BTF: &str = "HAVE_TASK_BTF";
@@ -100,6 +100,14 @@ pub const WITNESSES: &str = "WITNESSES";
 pub const STACK_BYTES: &str = "STACK_BYTES";
 /// Global of type `u32`: witnesses are called only for numbers from here on.
 pub const ARM_AT: &str = "ARM_AT";
+
+/// Global of type `u32`: the size of the ring, bytes.
+pub const RING_BYTES: &str = "RING_BYTES";
+
+/// Global of type `u64`: how long the kernel's jiffies are, nanoseconds.
+pub const TICK: &str = "TICK";
+/// Global of type `u32`: nonzero where a call leaves on the stack where it returns to.
+pub const RETURNS_BY_STACK: &str = "RETURNS_BY_STACK";
 
 /// Size of the class table; system call numbers above it are never ours.
 pub const SYSCALLS: usize = 512;

@@ -17,6 +17,16 @@ use crate::{
     turns::{self, Room},
 };
 
+#[unsafe(no_mangle)]
+static RING_BYTES: u32 = 0;
+
+/// The size of the ring.
+#[inline(always)]
+pub fn ring_bytes() -> u64 {
+    // SAFETY: one word; volatile because user space replaces it before load.
+    u64::from(unsafe { (&raw const RING_BYTES).read_volatile() })
+}
+
 /// Bytes reserved in the ring so far: the position of the next record.
 #[inline(always)]
 pub fn position() -> u64 {
@@ -44,13 +54,23 @@ pub struct Subject {
 #[inline(always)]
 pub unsafe fn fill_header(header: *mut Header, kind: u16, flags: u16, who: Subject) {
     // SAFETY: by the caller's promise.
+    unsafe { fill_header_at(now(), header, kind, flags, who) };
+}
+
+/// The same, by who has asked for the time: the clock is dear.
+///
+/// # Safety
+/// As above.
+#[inline(always)]
+pub unsafe fn fill_header_at(time: u64, header: *mut Header, kind: u16, flags: u16, who: Subject) {
+    // SAFETY: by the caller's promise.
     unsafe {
         (*header).kind = kind;
         (*header).flags = flags;
         (*header).lost_epoch = LOST_EPOCH.get() as u32;
         (*header).tgid = who.tgid;
         (*header).tid = who.tid;
-        (*header).time = now();
+        (*header).time = time;
         (*header).table = who.table;
     }
 }

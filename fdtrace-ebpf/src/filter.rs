@@ -6,7 +6,7 @@ use fdtrace_common::{
     wire::{TracedProcess, traced},
 };
 
-use crate::maps::{SIEVE, SIEVE_ENTRIES, TRACED};
+use crate::maps::{PYTHON_SIEVE, SIEVE, SIEVE_ENTRIES, TRACED};
 
 #[unsafe(no_mangle)]
 static CLASSES: [u8; SYSCALLS] = [0; SYSCALLS];
@@ -16,14 +16,14 @@ static CLASSES_COMPAT: [u8; SYSCALLS] = [0; SYSCALLS];
 #[unsafe(no_mangle)]
 static HOOKED: [u8; SYSCALLS] = [0; SYSCALLS];
 
-/// Has a system call of this number, native or 32-bit, anything to do with us?
+/// What the hooks have to do with a system call of this number: bits of `class::hook`.
 #[inline(always)]
-pub fn hooked(nr: u64) -> bool {
+pub fn hooks(nr: u64) -> u8 {
     if nr >= SYSCALLS as u64 {
-        return false;
+        return 0;
     }
     // SAFETY: as in `class`.
-    unsafe { core::ptr::read_volatile((&raw const HOOKED).cast::<u8>().add(index(nr))) != 0 }
+    unsafe { core::ptr::read_volatile((&raw const HOOKED).cast::<u8>().add(index(nr))) }
 }
 
 /// The class of a system call.
@@ -102,7 +102,53 @@ pub fn may_be_traced() -> bool {
 
 #[inline(always)]
 fn may_be(tgid: u32) -> bool {
-    SIEVE.get(tgid & (SIEVE_ENTRIES - 1)).is_some_and(|mark| *mark != 0)
+    mark(tgid) != 0
+}
+
+/// What the coarse filter says of processes: bits of an element.
+pub mod mark {
+    /// One may be traced.
+    pub const TRACED: u32 = 1;
+    /// One runs a new program that has closed a number: see `fresh`.
+    pub const FRESH: u32 = 2;
+}
+
+#[inline(always)]
+pub fn mark(tgid: u32) -> u32 {
+    SIEVE.get(tgid & (SIEVE_ENTRIES - 1)).copied().unwrap_or(0)
+}
+
+/// Changes the mark of a traced process. Who has the same one may lose or win [`mark::FRESH`], of which nothing depends but
+/// what is told unasked.
+#[inline(always)]
+pub fn set_mark(tgid: u32, value: u32) {
+    if let Some(mark) = SIEVE.get_ptr_mut(tgid & (SIEVE_ENTRIES - 1)) {
+        // SAFETY: a live element of an array map.
+        unsafe { *mark = value };
+    }
+}
+
+/// There is nothing to be told unasked any more.
+#[inline(always)]
+pub fn unmark(tgid: u32) {
+    if mark(tgid) & mark::FRESH != 0 {
+        set_mark(tgid, mark::TRACED);
+    }
+}
+
+/// Is an interpreter known in the process, or was one?
+#[inline(always)]
+pub fn may_run_python(tgid: u32) -> bool {
+    PYTHON_SIEVE.get(tgid & (SIEVE_ENTRIES - 1)).is_some_and(|mark| *mark != 0)
+}
+
+/// An interpreter is known.
+#[inline(always)]
+pub fn runs_python(tgid: u32) {
+    if let Some(mark) = PYTHON_SIEVE.get_ptr_mut(tgid & (SIEVE_ENTRIES - 1)) {
+        // SAFETY: a live element of an array map; everybody stores the same value.
+        unsafe { *mark = 1 };
+    }
 }
 
 /// Begins to trace a process. `false`: the set is full.
@@ -123,10 +169,7 @@ pub fn adopt(tgid: u32, flags: u32) -> bool {
     if TRACED.insert(tgid, process, 0).is_err() {
         return false;
     }
-    if let Some(mark) = SIEVE.get_ptr_mut(tgid & (SIEVE_ENTRIES - 1)) {
-        // SAFETY: a live element of an array map; everybody stores the same value.
-        unsafe { *mark = 1 };
-    }
+    set_mark(tgid, mark::TRACED);
     true
 }
 

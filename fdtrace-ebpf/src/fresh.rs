@@ -3,7 +3,11 @@
 
 use fdtrace_common::wire::{TracedProcess, traced};
 
-use crate::{emit, kernel::Files};
+use crate::{
+    emit,
+    filter::{self, Task, mark},
+    kernel::Files,
+};
 
 /// A process begins with a program. Of an interpreter, user space is told by other means.
 #[inline(always)]
@@ -24,7 +28,8 @@ pub fn began(process: *mut TracedProcess, is_python: bool) {
 
 /// A process begins as a copy of one whose program is new.
 #[inline(always)]
-pub fn forked(parent: *const TracedProcess, child: *mut TracedProcess) {
+pub fn forked(parent: *const TracedProcess, child: *mut TracedProcess, child_tgid: u32) {
+    filter::set_mark(child_tgid, mark::TRACED | mark::FRESH);
     // SAFETY: live elements of a hash map; the child has not run yet.
     unsafe {
         (*child).new_until = (*parent).new_until;
@@ -35,7 +40,8 @@ pub fn forked(parent: *const TracedProcess, child: *mut TracedProcess) {
 
 /// A number was closed.
 #[inline(always)]
-pub fn closed(process: *mut TracedProcess, fd: u64) {
+pub fn closed(task: &Task, fd: u64) {
+    let process = task.process;
     // SAFETY: a live element of a hash map. Two threads at once may lose one of two numbers.
     unsafe {
         if (*process).flags & traced::NEW == 0 || fd >= 64 {
@@ -48,15 +54,27 @@ pub fn closed(process: *mut TracedProcess, fd: u64) {
         (*process).closed |= 1 << (fd & 63);
         (*process).run = 0;
     }
+    filter::set_mark(task.tgid, mark::TRACED | mark::FRESH);
 }
 
 /// The file behind a number that was closed and is in use again, if that is to be told; else 0.
 #[inline(always)]
-pub fn used_again(process: *mut TracedProcess, fd: u64, files: Files) -> u64 {
+pub fn used_again(task: &Task, fd: u64, files: Files) -> u64 {
+    let process = task.process;
     // SAFETY: a live element of a hash map. Two threads at once may count one for two: it is a budget.
     unsafe {
         let closed = (*process).closed;
-        if closed == 0 || fd >= 64 || closed >> (fd & 63) & 1 == 0 {
+        if closed == 0 {
+            filter::unmark(task.tgid);
+            return 0;
+        }
+        // User space has asked for what it wants to know by then.
+        if emit::now() > (*process).new_until + TracedProcess::ASKED {
+            (*process).closed = 0;
+            filter::unmark(task.tgid);
+            return 0;
+        }
+        if fd >= 64 || closed >> (fd & 63) & 1 == 0 {
             return 0;
         }
         let file = files.file(fd);

@@ -16,6 +16,15 @@ use fdtrace_common::{
 static OFFSETS: Offsets = unsafe { core::mem::zeroed() };
 #[unsafe(no_mangle)]
 static HAVE_TASK_BTF: u32 = 0;
+#[unsafe(no_mangle)]
+static RETURNS_BY_STACK: u32 = 0;
+
+/// A call leaves on the stack where it returns to (x86-64), and not in a register.
+#[inline(always)]
+pub fn returns_by_stack() -> bool {
+    // SAFETY: a read of an initialised static, replaced by user space before load.
+    unsafe { core::ptr::read_volatile(&raw const RETURNS_BY_STACK) != 0 }
+}
 
 /// The offset of a member, a constant to the verifier.
 macro_rules! offset {

@@ -66,8 +66,8 @@ pub fn sys_enter_again(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn at_enter(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
-    if let Some(watched) = syscalls::enter(ctx.arg(0), ctx.arg(1), turn)
-        && syscalls::wants_at_enter(ctx.arg(0), ctx.arg(1), watched)
+    if let Some((task, watched)) = syscalls::enter(ctx.arg(0), ctx.arg(1), turn)
+        && syscalls::wants_at_enter(ctx.arg(0), ctx.arg(1), &task, watched)
     {
         // SAFETY: does not return if there is a program, and does nothing if there is none.
         unsafe { maps::ENTER_NEXT.tail_call(ctx, 0) };
@@ -98,7 +98,7 @@ pub fn sys_exit_again(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn at_exit(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
-    if syscalls::may_be_ours(ctx.arg(0), ctx.arg(1), turn) && !syscalls::only_used(ctx.arg(0), ctx.arg(1)) {
+    if syscalls::may_be_ours(ctx.arg(0), ctx.arg(1), turn) && !syscalls::tells_nothing(ctx.arg(0), ctx.arg(1)) {
         if syscalls::wants_at_exit(ctx.arg(0), ctx.arg(1)) {
             // SAFETY: does not return if there is a program, and does nothing if there is none.
             unsafe { maps::EXIT_NEXT.tail_call(ctx, next::EXIT_STACK) };

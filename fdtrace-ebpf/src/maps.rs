@@ -24,11 +24,15 @@ pub static TAKEN: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static TRACED: HashMap<u32, TracedProcess> = HashMap::with_max_entries(65_536, 0);
 
-/// A coarse filter in front of [`TRACED`]: zero means that no traced process has these low bits of tgid.
-/// Entries are set and never cleared, so a plain store is enough and a false negative is impossible.
+/// A coarse filter in front of [`TRACED`]: zero means that no traced process has these low bits of tgid, else bits of
+/// `filter::mark`. Entries never become zero again, so a plain store is enough and a false negative is impossible.
 #[map]
 pub static SIEVE: Array<u32> = Array::with_max_entries(SIEVE_ENTRIES, 0);
 pub const SIEVE_ENTRIES: u32 = 16_384;
+
+/// The same for [`PYTHON`].
+#[map]
+pub static PYTHON_SIEVE: Array<u32> = Array::with_max_entries(SIEVE_ENTRIES, 0);
 
 /// What is known of the call each thread is in, indexed by the low bits of its tid.
 /// An array and not a hash: pairing through a hash costs more than everything else together.

@@ -20,7 +20,7 @@ use fdtrace_common::{
 use crate::{
     classes,
     emit::{self, Subject},
-    kernel::{Files, thread_pointer},
+    kernel::{Files, returns_by_stack, thread_pointer},
     maps::{HELD, HOLDERS, STACK_ROOM, WALK, WATCHED},
     shared::watches_number,
     stdio,
@@ -35,6 +35,11 @@ const STALE_USES: u32 = 64;
 /// What points this little above the stack pointer points into the stack, if the thread's own data does not come before:
 /// that stands at the end of its stack, and memory with objects in it may begin right behind.
 const STACK_SPAN: u64 = 64 << 10;
+/// The code of a C library is no longer than this. Of its functions that make system calls, `open` keeps the most on the
+/// stack: it returns by the 16th word. None is longer than that.
+const LIBRARY_SPAN: u64 = 2 << 20;
+const WRAPPER: u64 = 4096;
+const CALLER_WORDS: u32 = 24;
 /// Where user space has its objects: aligned like this, and between these.
 const ALIGNED: u64 = 16;
 const ADDRESSES: core::ops::Range<u64> = 1 << 16..1 << 47;
@@ -193,6 +198,10 @@ pub unsafe fn search(walk: *mut Walk) {
     // SAFETY: by the caller's promise.
     unsafe {
         (*walk).pointer_count = 0;
+        if (&raw const (*walk).library_only).read_volatile() != 0 && returns_by_stack() && !is_library_s(walk) {
+            (*walk).candidates = 0;
+            return;
+        }
         if closing(walk) {
             recall(walk);
         }
@@ -202,6 +211,71 @@ pub unsafe fn search(walk: *mut Walk) {
             closed(walk);
         }
     }
+}
+
+/// Does a function of the library that the call is in make it, `fopen` and not the program? Then where that library goes on
+/// stands a little above the stack pointer. What else looks like it may be left from an earlier call, so only the answer no
+/// is to be relied on.
+#[inline(always)]
+unsafe fn is_library_s(walk: *mut Walk) -> bool {
+    // SAFETY: `walk` is this processor's.
+    unsafe {
+        (*walk).by_library = 0;
+        if !returns_by_stack() {
+            return false;
+        }
+        bpf_loop(CALLER_WORDS / STRIDE, caller_step as *mut c_void, core::ptr::null_mut(), 0);
+        (&raw const (*walk).by_library).read_volatile() != 0
+    }
+}
+
+/// Some words of the stack.
+unsafe extern "C" fn caller_step(index: u32, _context: *mut c_void) -> i64 {
+    let Some(walk) = WALK.get_ptr_mut(0) else { return 1 };
+    // SAFETY: this processor's room; the mask keeps the index inside.
+    unsafe {
+        if (*walk).by_library != 0 {
+            return 1;
+        }
+        let words = (&raw const (*walk).words).cast::<u64>();
+        let ip = (*walk).ip;
+        // Below the place that `open` returns to much is left from earlier calls; but whoever makes a stream calls it straight,
+        // where others may end in a jump to what makes the call.
+        let is_open = (*walk).mode == mode::BEGUN;
+        for i in 0..STRIDE {
+            let at = SEARCH_REGISTERS as u32 + index * STRIDE + i;
+            if at >= (*walk).word_count {
+                return 1;
+            }
+            let word = words.add(at as usize & (WORDS - 1)).read_volatile();
+            if word.wrapping_sub(ip.wrapping_sub(LIBRARY_SPAN)) < 2 * LIBRARY_SPAN
+                && let Some(code) = peek::<u64>(word.wrapping_sub(8))
+                && ends_in_call(code)
+                && (!is_open || ip.wrapping_sub(word.wrapping_add((code >> 32) as i32 as u64)) < WRAPPER)
+            {
+                (*walk).by_library = 1;
+                return 1;
+            }
+        }
+    }
+    0
+}
+
+/// Does code, eight bytes of it, end in an instruction that calls? x86-64: 0xe8 and a distance, or 0xff with 2 in its
+/// middle bits and an operand of any form.
+#[inline(always)]
+fn ends_in_call(code: u64) -> bool {
+    let byte = |from_end: u32| code >> (64 - 8 * from_end) & 0xff;
+    let indirect =
+        |from_end: u32, mask: u64, operand: u64| byte(from_end) == 0xff && byte(from_end - 1) & mask == operand;
+    byte(5) == 0xe8
+        || indirect(2, 0xf8, 0xd0)
+        || indirect(2, 0xf8, 0x10)
+        || indirect(3, 0xf8, 0x50)
+        || indirect(4, 0xff, 0x54)
+        || indirect(6, 0xf8, 0x90)
+        || indirect(6, 0xff, 0x15)
+        || indirect(7, 0xff, 0x94)
 }
 
 /// Is the search made because the number is about to be closed?
@@ -252,6 +326,12 @@ unsafe fn recall(walk: *mut Walk) {
             keep(&raw mut (*walk).known, holder);
             let _ = HOLDERS.remove(&key);
         }
+        (*walk).is_closedir = 0;
+        if (*walk).known.owns == owns::DIRECTORY {
+            // It frees the object first, which may leave something else there.
+            let freed = peek::<u32>((*walk).known.object).is_none_or(|fd| fd != (*walk).wanted_fd);
+            (*walk).is_closedir = u32::from(freed || is_library_s(walk));
+        }
         known_ones(walk);
         if is_decided(walk) {
             (*walk).word_count = 0;
@@ -298,7 +378,8 @@ unsafe extern "C" fn close_step(index: u32, _context: *mut c_void) -> i64 {
         if (*candidate).found & found::KNOWN == 0 && !closes {
             return 0;
         }
-        let holds = (*candidate).fd as u32 == fd;
+        let is_closedir = (*candidate).owns == owns::DIRECTORY && (*walk).is_closedir != 0;
+        let holds = (*candidate).fd as u32 == fd && !is_closedir;
         let reached = (*candidate).found & found::PLACE != found::BOUND || closes;
         if holds {
             // It does not know, so what it does with the number from now on is worth telling.
@@ -314,15 +395,16 @@ unsafe extern "C" fn close_step(index: u32, _context: *mut c_void) -> i64 {
 
 /// What is known of the number tells who closes it, or that no object does: no search is needed.
 #[inline(always)]
-unsafe fn is_decided(walk: *const Walk) -> bool {
+unsafe fn is_decided(walk: *mut Walk) -> bool {
     // SAFETY: `walk` is this processor's.
     unsafe {
         let fd = (*walk).wanted_fd;
-        // Somebody was left behind with this number, and may close it.
-        if watches_number(u64::from(fd)) && WATCHED.get_ptr(watch_key((*walk).tgid, fd)).is_some() {
-            return false;
-        }
         let known = &raw const (*walk).known;
+        if watches_number(u64::from(fd)) && WATCHED.get_ptr(watch_key((*walk).tgid, fd)).is_some() {
+            // Somebody was left behind with this number, and may close it: a stream by `fclose`, see `wanted`.
+            let is_free = (*known).begun != 0 && (*known).object == 0 && (*known).maybe[0] == 0;
+            return is_free && !has_python(walk) && returns_by_stack() && !is_library_s(walk);
+        }
         let object = if (*known).object != 0 { (*known).object } else { (*known).maybe[0] };
         if object == 0 {
             return (*known).begun != 0;
@@ -332,6 +414,7 @@ unsafe fn is_decided(walk: *const Walk) -> bool {
             owns::STREAM => stdio::is_closing(front[0]),
             // A socket can let go of its number without closing it.
             owns::FILE | owns::EPOLL => (*known).object != 0 && front[1] == (*known).class && front[2] as i32 == -1,
+            owns::DIRECTORY => (*walk).is_closedir != 0,
             _ => false,
         }
     }
@@ -421,10 +504,12 @@ unsafe extern "C" fn let_go_step(index: u32, _context: *mut c_void) -> i64 {
 
 /// Is it worth searching for who holds this number? `always`: even if somebody is known to.
 ///
+/// Of numbers that were given out before our eyes a stream is met when the C library makes a call for it, and not before.
+///
 /// # Safety
 /// `walk` is this processor's.
 #[inline(always)]
-pub unsafe fn wanted(walk: *const Walk, fd: u32, always: bool) -> bool {
+pub unsafe fn wanted(walk: *mut Walk, fd: u32, always: bool) -> bool {
     // SAFETY: by the caller's promise.
     let key = unsafe { slot_key((*walk).tgid, (*walk).execs, fd) };
     match HOLDERS.get_ptr_mut(&key) {
@@ -436,9 +521,18 @@ pub unsafe fn wanted(walk: *const Walk, fd: u32, always: bool) -> bool {
         // SAFETY: a live element of a hash map; only this process's threads write it, and a lost count does no harm.
         Some(known) => unsafe {
             (*known).searches = (*known).searches.wrapping_add(1);
+            (*walk).library_only = (*known).begun & ((*walk).has_python ^ 1);
             always || ((*known).object == 0 && (*known).searches <= SEARCHES)
         },
     }
+}
+
+/// Is it known who holds this number, or has been searched for in vain often enough?
+#[inline(always)]
+pub fn is_settled(tgid: u32, execs: u32, fd: u32) -> bool {
+    let Some(known) = HOLDERS.get_ptr(&slot_key(tgid, execs, fd)) else { return false };
+    // SAFETY: a live element of a hash map.
+    unsafe { (*known).object != 0 || (*known).searches > SEARCHES }
 }
 
 /// A number was given out: nobody is known to hold it yet. If a search was made, what it found may come to hold it.

@@ -58,7 +58,7 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
         if flags & traced::NEW != 0
             && let Some(child) = filter::process(child_tgid)
         {
-            fresh::forked(process, child);
+            fresh::forked(process, child, child_tgid);
         }
     }
     let start = syscalls::started(tid);

@@ -72,11 +72,6 @@ pub static SNAPSHOT: Word = Word::zero();
 #[unsafe(link_section = ".data.shed")]
 pub static SHED: Word = Word::zero();
 
-/// Nonzero: a Python interpreter is or was known. Until then nobody is asked about objects of Python's.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".data.pythons")]
-pub static PYTHONS: Word = Word::zero();
-
 /// One bit for each value of the low six bits of a number: user space watches such a number, see the `WATCHED` map.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.watched")]

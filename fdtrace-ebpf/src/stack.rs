@@ -6,7 +6,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
+    bindings::BPF_RB_AVAIL_DATA,
     helpers::{bpf_loop, generated::bpf_probe_read_kernel},
 };
 use fdtrace_common::{
@@ -25,7 +25,7 @@ use crate::{
     kernel::{self, Files, member, offset, read},
     maps::{EVENTS, IMAGES, PYTHON, STACK_ROOM, WALK},
     owner, python,
-    shared::{PYTHONS, SHED},
+    shared::SHED,
     syscalls,
     turns::{self, Room},
     walk::{SEARCH_REGISTERS, SEARCH_WORDS, SEARCH_WORDS_NATIVE, Walk, copy, has_python, mode, plan, planned},
@@ -37,7 +37,6 @@ static STACK_BYTES: [u32; 2] = [0; 2];
 /// The stack is copied in pieces of this size at most, none across a page: a read of memory that is not there fails as a
 /// whole.
 const BLOCK: u32 = 2048;
-const AT_EMPTY_PATH: u64 = 0x1000;
 
 /// The call begins.
 #[inline(always)]
@@ -92,13 +91,9 @@ fn plan_at_enter(walk: *mut Walk, task: &Task, regs: *const c_void, nr: u64, bef
         let watched = filter::uses(class) && before != 0;
         let always = watched
             || wants & witness::BIND != 0
-            || (wants & witness::BIND_EMPTY_PATH != 0 && syscalls::arg(regs, 3) & AT_EMPTY_PATH != 0);
+            || (wants & witness::BIND_EMPTY_PATH != 0 && syscalls::arg(regs, 3) & syscalls::AT_EMPTY_PATH != 0);
         if wants & witness::BIND_EMPTY_PATH != 0 && !always {
             return;
-        }
-        if watched {
-            (*walk).notes = note::SEARCHED;
-            (*walk).plan = plan::TELL;
         }
         if wants & witness::DIRECTORY != 0 {
             owner::reads_directory(walk, fd, syscalls::arg(regs, 1), syscalls::arg(regs, 2));
@@ -109,6 +104,11 @@ fn plan_at_enter(walk: *mut Walk, task: &Task, regs: *const c_void, nr: u64, bef
         // A stream asks about its number before it first uses it, so other calls need not be looked at.
         if (always || has_python(walk)) && owner::wanted(walk, fd, always) {
             (*walk).plan |= plan::SEARCH | plan::BIND | plan::FORESEE;
+        }
+        if watched {
+            (*walk).notes = note::SEARCHED;
+            (*walk).plan |= plan::TELL;
+            (*walk).library_only = 0;
         }
         if (&raw const (*walk).plan).read_volatile() != 0 {
             interpreter(walk, task);
@@ -126,7 +126,7 @@ unsafe fn carry_out(walk: *mut Walk, regs: *const c_void, nr: u64, call_time: u6
         }
         registers(walk, regs);
         if planned(walk, plan::TELL) {
-            tell(walk, regs, nr, call_time);
+            tell(walk, nr, call_time);
         }
         if planned(walk, plan::SEARCH) {
             stack_words(walk);
@@ -149,10 +149,10 @@ unsafe fn carry_out(walk: *mut Walk, regs: *const c_void, nr: u64, call_time: u6
 
 /// Begins the record, with Python's frames and task.
 #[inline(always)]
-unsafe fn tell(walk: *mut Walk, regs: *const c_void, nr: u64, call_time: u64) {
+unsafe fn tell(walk: *mut Walk, nr: u64, call_time: u64) {
     // SAFETY: `walk` is this processor's room, and prepared.
     unsafe {
-        begin(walk, regs, nr, call_time);
+        begin(walk, nr, call_time);
         if has_python(walk) {
             (*walk).notes |= python::frames(walk);
             (*walk).notes |= python::task(walk);
@@ -188,7 +188,7 @@ fn exit(regs: *const c_void, ret: i64) {
         interpreter(walk, &task);
         (*walk).notes = note::AT_EXIT;
         registers(walk, regs);
-        tell(walk, regs, nr, start.time);
+        tell(walk, nr, start.time);
         let class = filter::class(nr, false);
         if ret < 0 {
             (*walk).mode = mode::ANY;
@@ -197,6 +197,7 @@ fn exit(regs: *const c_void, ret: i64) {
             (*walk).plan = plan::SEARCH;
         } else {
             (*walk).mode = mode::BEGUN;
+            (*walk).library_only = (*walk).has_python ^ 1;
             (*walk).wanted_fd = ret as u32;
             (*walk).plan =
                 if matches!(class, class::PAIR_AT0 | class::PAIR_AT3) { plan::HIDE } else { plan::BEGUN | plan::HIDE };
@@ -233,6 +234,7 @@ fn prepare(task: &Task, now: u64) -> Option<*mut Walk> {
         (*walk).plan = 0;
         (*walk).mode = mode::USE;
         (*walk).notes = 0;
+        (*walk).library_only = 0;
     }
     Some(walk)
 }
@@ -264,6 +266,7 @@ unsafe fn interpreter(walk: *mut Walk, task: &Task) {
 unsafe fn registers(walk: *mut Walk, regs: *const c_void) {
     // SAFETY: `regs` is typed by the tracepoint; the offsets come from BTF.
     unsafe {
+        (*walk).ip = member(regs, offset!(regs_ip));
         (*walk).sp = member(regs, offset!(regs_sp));
         (*walk).words[0] = member(regs, offset!(regs_bp));
         (*walk).words[1] = member(regs, offset!(regs_saved[0]));
@@ -298,13 +301,13 @@ unsafe fn stack_words(walk: *mut Walk) {
 
 /// Fills the head of the record, with the registers that were taken.
 #[inline(always)]
-unsafe fn begin(walk: *const Walk, regs: *const c_void, nr: u64, call_time: u64) {
+unsafe fn begin(walk: *const Walk, nr: u64, call_time: u64) {
     let Some(room) = STACK_ROOM.get_ptr_mut(0) else { return };
-    // SAFETY: this processor's rooms; `regs` is typed by the tracepoint.
+    // SAFETY: this processor's rooms.
     unsafe {
         let stack = &raw mut (*room).stack;
         (*stack).call_time = call_time;
-        (*stack).ip = member(regs, offset!(regs_ip));
+        (*stack).ip = (*walk).ip;
         (*stack).sp = (*walk).sp;
         (*stack).bp = (*walk).words[0];
         (*stack).saved[0] = (*walk).words[1];
@@ -352,7 +355,7 @@ unsafe fn finish(walk: *mut Walk) {
         (*stack).notes = (*walk).notes;
         let files = Files::of_current();
         let who = Subject { tgid: (*walk).tgid, tid: (*walk).tid, table: files.files };
-        emit::fill_header(&raw mut (*stack).header, kind::STACK, 0, who);
+        emit::fill_header_at((*walk).now, &raw mut (*stack).header, kind::STACK, 0, who);
         let len = size_of::<Stack>() + tail + len as usize;
         let len = if len > size_of::<StackRoom>() { size_of::<StackRoom>() } else { len };
         emit::bytes(core::slice::from_raw_parts(room.cast::<u8>(), len), loss::RING_STACK);
@@ -529,9 +532,9 @@ unsafe fn install(process: *mut TracedProcess, tgid: u32, image: *const PyImage,
         (*python).builtin_type = (*python).builtin_type.wrapping_add(bias);
         (*walk).python_execs = (*process).execs;
         (*walk).python_reserved = 0;
+        filter::runs_python(tgid);
         // If there is no room, the process goes without.
         let _ = PYTHON.insert(&tgid, &*python.cast::<PyEntry>(), 0);
-        PYTHONS.set(1);
     }
 }
 
@@ -544,6 +547,7 @@ pub fn forked(tgid: u32, child: u32, execs: u32) {
         unsafe { (*process).execs = execs };
     }
     if let Some(known) = PYTHON.get_ptr(&tgid) {
+        filter::runs_python(child);
         // SAFETY: a live element of a hash map. If there is no room, the child goes without.
         let _ = PYTHON.insert(&child, unsafe { &*known }, 0);
     }
@@ -557,7 +561,7 @@ pub fn gone(tgid: u32) {
 /// The ring is so empty that copies of stacks do not endanger what matters more.
 #[inline(always)]
 pub fn ring_is_below(numerator: u64) -> bool {
-    EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) * 4 < EVENTS.query(u64::from(BPF_RB_RING_SIZE)) * numerator
+    EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) * 4 < emit::ring_bytes() * numerator
 }
 
 const _: () = assert!(SEARCH_WORDS * 8 == 2 * STACK_STEP && wire_kind::TICK < kind::STACK);

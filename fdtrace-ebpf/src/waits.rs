@@ -28,6 +28,13 @@ pub fn closes(process: *mut TracedProcess, file: u64) {
     }
 }
 
+/// Will [`is_due`] say so?
+#[inline(always)]
+pub fn will_be_due(process: *const TracedProcess, start: &Inflight) -> bool {
+    // SAFETY: a live element of a hash map.
+    unsafe { (*process).waits_left > 0 || start.time.wrapping_sub((*process).waited) >= TracedProcess::WAITS_APART }
+}
+
 /// Is a wait to be told that brought something?
 #[inline(always)]
 pub fn is_due(process: *mut TracedProcess, start: &Inflight) -> bool {

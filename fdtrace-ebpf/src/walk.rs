@@ -87,6 +87,15 @@ pub struct Walk {
     pub piece: u32,
     /// Objects in `known.maybe`, while it is filled.
     pub maybe_count: u32,
+    /// Nonzero: what is searched for is there only if the C library makes the call for itself.
+    pub library_only: u32,
+    /// Nonzero: it does.
+    pub by_library: u32,
+    /// Nonzero: `closedir` closes the number, which the object in [`Self::known`] holds.
+    pub is_closedir: u32,
+    pub reserved: u32,
+    /// Where the call is.
+    pub ip: u64,
     /// What is known of the number.
     pub known: Holder,
     /// What was recognised last.

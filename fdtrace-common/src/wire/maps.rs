@@ -40,6 +40,8 @@ pub struct TracedProcess {
 impl TracedProcess {
     /// How long a program is new, nanoseconds; by then user space has seen what it did first.
     pub const NEW: u64 = 50_000_000;
+    /// How much later all that was asked for because of it is known, nanoseconds.
+    pub const ASKED: u64 = 1_000_000_000;
     /// Uses that are told of a new program, and of one number in a row.
     pub const USES: u32 = 32;
     pub const RUN: u32 = 4;
@@ -57,7 +59,10 @@ pub struct Inflight {
     /// 0: none. Another thread's id means that the slot was taken over.
     pub tid: u32,
     pub nr: u32,
+    /// When it began; 0: in [`Self::ticks`] alone, which cost next to nothing.
     pub time: u64,
+    /// The same in jiffies; 0: not kept.
+    pub ticks: u64,
     pub pos: u64,
     /// See [`super::Call::before`]; of a call that only uses its descriptor it is kept for watched slots alone.
     pub before: u64,
@@ -129,8 +134,6 @@ pub mod shared {
     pub const WATCHED_NUMBERS: &str = ".data.watched";
     /// What is left out, one of [`super::shed`].
     pub const SHED: &str = ".data.shed";
-    /// Nonzero: a Python interpreter is or was known.
-    pub const PYTHONS: &str = ".data.pythons";
 }
 
 /// What is left out when fdtrace needs more than it may; each with all that is before it. What happened is told as long as
@@ -148,6 +151,6 @@ pub mod shed {
 plain! {
     TracedProcess = 56,
     Watch = 16,
-    Inflight = 48,
+    Inflight = 56,
     PerCpu = 72,
 }

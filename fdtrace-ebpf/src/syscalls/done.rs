@@ -124,7 +124,7 @@ impl Done {
     pub fn closed(&self) {
         self.plain();
         if self.ret == 0 {
-            fresh::closed(self.task.process, self.regs.arg(0) & 0xffff_ffff);
+            fresh::closed(&self.task, self.regs.arg(0) & 0xffff_ffff);
         }
     }
 

@@ -1,10 +1,11 @@
 //! The call that each thread is in: what its end cannot know any more.
 
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_jiffies64};
 use fdtrace_common::wire::{Inflight, NOT_SEEN};
 
 use crate::{
-    emit, kernel,
+    emit,
+    kernel::{self, Files},
     maps::{INFLIGHT, INFLIGHT_ENTRIES},
 };
 
@@ -12,7 +13,25 @@ use crate::{
 pub const BLOCKED: u64 = 1_000_000;
 
 /// What is known of a call whose start was not seen.
-pub const UNSEEN: Inflight = Inflight { tid: 0, nr: 0, time: 0, pos: NOT_SEEN, before: 0, table: 0, switches: 0 };
+pub const UNSEEN: Inflight =
+    Inflight { tid: 0, nr: 0, time: 0, ticks: 0, pos: NOT_SEEN, before: 0, table: 0, switches: 0 };
+
+#[unsafe(no_mangle)]
+static TICK: u64 = 0;
+
+/// Nanoseconds since a moment that is known in jiffies.
+#[inline(always)]
+fn since(ticks: u64) -> u64 {
+    // SAFETY: a read of an initialised static, replaced by user space before load.
+    let tick = unsafe { (&raw const TICK).read_volatile() };
+    jiffies().wrapping_sub(ticks) * tick
+}
+
+#[inline(always)]
+pub fn jiffies() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_jiffies64() }
+}
 
 #[inline(always)]
 pub fn slot(tid: u32) -> Option<*mut Inflight> {
@@ -67,7 +86,33 @@ pub fn worth_telling(nr: u64) -> bool {
     let Some(slot) = slot(tid) else { return false };
     // SAFETY: a live element of an array map.
     let seen = unsafe { *slot };
+    if seen.tid != tid || seen.nr != nr as u32 {
+        return false;
+    }
     // The clock is dear, and is asked only where the call has waited for something.
-    let blocked = || kernel::switches() != seen.switches && emit::now() - seen.time > BLOCKED;
-    seen.tid == tid && seen.nr == nr as u32 && (seen.before != 0 || blocked())
+    let blocked = || {
+        let waited = if seen.ticks != 0 { since(seen.ticks) } else { emit::now() - seen.time };
+        kernel::switches() != seen.switches && waited > BLOCKED
+    };
+    seen.before != 0 || blocked()
+}
+
+/// What is told of the call needs its time.
+#[inline(always)]
+pub fn settle() {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let Some(slot) = slot(tid) else { return };
+    // SAFETY: a live element of an array map.
+    unsafe {
+        if (*slot).tid == tid && (*slot).ticks != 0 {
+            (*slot).time = emit::now() - since((*slot).ticks);
+            (*slot).ticks = 0;
+        }
+    }
+}
+
+/// Has it waited, in a table that others can change?
+#[inline(always)]
+pub fn waited_long(start: &Inflight) -> bool {
+    kernel::switches() != start.switches && Files::of_current().users() > 1 && emit::now() - start.time > BLOCKED
 }

@@ -10,23 +10,24 @@
 mod args;
 mod done;
 mod inflight;
+mod light;
 mod received;
 
 use core::ffi::c_void;
 
 use fdtrace_common::{
-    class::{self, witness},
+    class::{self, hook, witness},
     next,
     wire::{Inflight, loss, shed},
 };
 
 use crate::{
     emit,
-    filter::{self, witnesses},
+    filter::{self, Task, witnesses},
     fresh,
     kernel::{self, Files, member, offset},
-    process,
-    shared::{PYTHONS, SHED},
+    owner, process,
+    shared::SHED,
     waits, watch,
 };
 
@@ -52,6 +53,7 @@ const F_SETFL: u64 = 4;
 const F_SETLK: u64 = 6;
 const F_SETLKW: u64 = 7;
 const F_DUPFD_CLOEXEC: u64 = 1030;
+pub const AT_EMPTY_PATH: u64 = 0x1000;
 const PROT_EXEC: u64 = 4;
 const FIONCLEX: u64 = 0x5450;
 const FIOCLEX: u64 = 0x5451;
@@ -87,8 +89,9 @@ pub enum Turn {
 
 /// `sys_enter(struct pt_regs *regs, long id)`. If the call is ours and the task is traced: has somebody asked for this use?
 #[inline(always)]
-pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<bool> {
-    if !filter::hooked(nr) {
+pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<(Task, bool)> {
+    let hooks = filter::hooks(nr);
+    if hooks == 0 || light::begins(regs, nr, hooks) {
         return None;
     }
     let task = filter::current()?;
@@ -124,7 +127,7 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<bool> {
         }
         class if filter::uses(class) => {
             let fd = arg_of(regs, compat, 0);
-            match fresh::used_again(task.process, fd, files) {
+            match fresh::used_again(&task, fd, files) {
                 0 => watch::watched(task.tgid, fd, files),
                 file => file,
             }
@@ -138,13 +141,14 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<bool> {
             tid: task.tid,
             nr: nr as u32,
             time: emit::now(),
+            ticks: 0,
             table: files.files,
             before,
             pos,
             switches: kernel::switches(),
         });
     }
-    Some(filter::uses(class) && before != 0)
+    Some((task, filter::uses(class) && before != 0))
 }
 
 /// Status flags that a call is about to change, marked as known.
@@ -157,24 +161,46 @@ fn flags_before(files: Files, fd: u64) -> u64 {
 /// differ in comes first.
 #[inline(always)]
 pub fn may_be_ours(regs: *const c_void, ret: i64, turn: Turn) -> bool {
-    (ret == EBADF || filter::hooked(number(regs)))
+    (ret == EBADF || filter::hooks(number(regs)) != 0)
         && filter::may_be_traced()
         && (turn == Turn::First || inflight::is_open())
 }
 
-/// The end of a call that did nothing but use its descriptor, and of which nothing is to be told: most ends that come here.
+/// The end of a call of which nothing is to be told: most ends that come here. What is told is prepared.
 #[inline(always)]
-pub fn only_used(regs: *const c_void, ret: i64) -> bool {
+pub fn tells_nothing(regs: *const c_void, ret: i64) -> bool {
     let nr = number(regs);
-    let over = !tells_by_itself(ret)
-        && !kernel::in_compat_call()
-        && filter::class(nr, false) == class::USE
-        && witnesses(nr) & (witness::MAPS | witness::AT_EXIT) == 0
-        && !worth_telling(nr);
+    let hooks = filter::hooks(nr);
+    if tells_by_itself(ret) {
+        light::ends(nr, hooks);
+        return false;
+    }
+    if kernel::in_compat_call() || hooks & hook::MAPS != 0 && maps_code(regs) {
+        return false;
+    }
+    let over = if hooks & hook::USES != 0 {
+        !worth_telling(nr)
+    } else {
+        filter::class(nr, false) == class::EPOLL_WAIT && waited_in_vain(regs, ret)
+    };
     if over {
         inflight::close();
+    } else if hooks & hook::LIGHT != 0 {
+        inflight::settle();
     }
     over
+}
+
+/// A wait for events of which nothing is to be told: see [`waits`].
+#[inline(always)]
+fn waited_in_vain(regs: *const c_void, ret: i64) -> bool {
+    if ret == 0 {
+        // A wait of no length that found nothing is a poll: loops do it all the time, and it tells nothing.
+        return arg(regs, 3) == 0;
+    }
+    let Some(task) = filter::current() else { return false };
+    let start = started(task.tid);
+    ret > 0 && start.time != 0 && !waits::will_be_due(task.process, &start) && !inflight::waited_long(&start)
 }
 
 /// Is the end of this call to be told, and by which program?
@@ -318,14 +344,22 @@ pub fn tell_table(regs: *const c_void, ret: i64) {
 
 /// Is a stack to be taken when this call begins, or who holds its number?
 #[inline(always)]
-pub fn wants_at_enter(regs: *const c_void, nr: u64, watched: bool) -> bool {
+pub fn wants_at_enter(regs: *const c_void, nr: u64, task: &Task, watched: bool) -> bool {
     // A 32-bit program has its own numbers, and stacks that nobody here can read.
     let wants = if kernel::in_compat_call() { 0 } else { witnesses(nr) };
     // Most calls of all, and of an object that holds the number only Python's are asked then.
-    if wants & !witness::ON_FAILURE == witness::BIND_ONCE && !watched && PYTHONS.get() == 0 {
+    if wants & !witness::ON_FAILURE == witness::BIND_ONCE && !watched && !may_find(regs, task) {
         return false;
     }
     wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0 && armed(regs, nr) && has_leave()
+}
+
+/// May there be an object of an interpreter that holds the number and is not known yet?
+#[inline(always)]
+fn may_find(regs: *const c_void, task: &Task) -> bool {
+    // SAFETY: a live element of a hash map.
+    let execs = unsafe { (*task.process).execs };
+    filter::may_run_python(task.tgid) && !owner::is_settled(task.tgid, execs, arg(regs, 0) as u32)
 }
 
 /// Witnesses may be called. Who is not, is counted.
@@ -356,6 +390,12 @@ fn arm_at() -> u32 {
     unsafe { (&raw const ARM_AT).read_volatile() }
 }
 
+/// `mmap` of code that is in a file.
+#[inline(always)]
+fn maps_code(regs: *const c_void) -> bool {
+    arg(regs, 2) & PROT_EXEC != 0 && arg(regs, 4) as i32 >= 0
+}
+
 /// Is a stack to be taken before this call's record?
 #[inline(always)]
 pub fn wants_at_exit(regs: *const c_void, ret: i64) -> bool {
@@ -367,7 +407,7 @@ pub fn wants_at_exit(regs: *const c_void, ret: i64) -> bool {
         return wanted && has_leave();
     }
     if wants & witness::MAPS != 0 {
-        return arg(regs, 2) & PROT_EXEC != 0 && arg(regs, 4) as i32 >= 0;
+        return maps_code(regs);
     }
     let wanted = match filter::class(nr, false) {
         class::FCNTL => {

@@ -8,7 +8,7 @@ mod table;
 use std::sync::LazyLock;
 
 use fdtrace_common::{
-    class::{self, witness},
+    class::{self, hook, witness},
     globals::SYSCALLS,
 };
 
@@ -157,9 +157,25 @@ pub fn classes(arch: Arch) -> [u8; SYSCALLS] {
     classes
 }
 
-/// Which numbers its hooks have to look at, given the classes of native and of 32-bit calls.
-pub fn hooked(native: &[u8; SYSCALLS], compat: &[u8; SYSCALLS]) -> [u8; SYSCALLS] {
-    std::array::from_fn(|nr| u8::from(native[nr] != class::NONE || compat[nr] != class::NONE))
+/// What its hooks have to do with each number: bits of [`hook`], given the classes of native and of 32-bit calls and the
+/// witnesses that are to be called.
+pub fn hooked(native: &[u8; SYSCALLS], compat: &[u8; SYSCALLS], witnesses: &[u8; SYSCALLS]) -> [u8; SYSCALLS] {
+    const ELSEWHERE: u8 = witness::BIND_ONCE | witness::BIND_EMPTY_PATH | witness::MAPS | witness::ON_FAILURE;
+    let of = |nr: usize| {
+        let only_uses = native[nr] == class::USE && witnesses[nr] & witness::AT_EXIT == 0;
+        let wants = |bits: u8| witnesses[nr] & bits != 0;
+        [
+            (hook::OURS, native[nr] != class::NONE || compat[nr] != class::NONE),
+            (hook::USES, only_uses),
+            (hook::LIGHT, only_uses && !wants(!ELSEWHERE)),
+            (hook::SEARCHED, wants(witness::BIND_ONCE)),
+            (hook::EMPTY_PATH, wants(witness::BIND_EMPTY_PATH)),
+            (hook::MAPS, wants(witness::MAPS)),
+        ]
+        .into_iter()
+        .fold(0, |hooks, (bit, holds)| if holds { hooks | bit } else { hooks })
+    };
+    std::array::from_fn(of)
 }
 
 /// Which witnesses the kernel side is to call.
@@ -219,6 +235,33 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_the_hooks_do() {
+        let native = classes(Arch::X86_64);
+        let hooks = hooked(&native, &classes(Arch::I386), &witnesses(Arch::X86_64));
+        let of = |name: &str| {
+            let call = table::TABLE.iter().find(|call| call.name == name);
+            hooks[call.and_then(|call| call.number(Arch::X86_64)).expect(name)]
+        };
+        let light = hook::OURS | hook::USES | hook::LIGHT;
+        for (name, expected) in [
+            ("read", light | hook::SEARCHED),
+            ("pread64", light),
+            ("mmap", light | hook::MAPS),
+            ("newfstatat", light | hook::EMPTY_PATH),
+            // They have an object to look for, or something to tell, whatever else is known.
+            ("fstat", hook::OURS | hook::USES),
+            ("getdents64", hook::OURS | hook::USES),
+            ("recvmsg", hook::OURS),
+            ("close", hook::OURS),
+            ("epoll_wait", hook::OURS | hook::SEARCHED),
+            ("openat", hook::OURS),
+        ] {
+            assert_eq!(of(name), expected, "{name}");
+        }
+        assert_eq!(hooks[110], 0, "getppid");
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub struct Live {
     snapshots: Snapshots,
     per_cpu: PerCpuArray<MapData, [u64; 1 + loss::CLASSES]>,
     /// Nonzero: `python` has had an entry.
-    pythons: Word,
+    python_sieve: Array<MapData, u32>,
     python: HashMap<MapData, u32, Words<{ size_of::<PyEntry>() / 8 }>>,
     images: HashMap<MapData, [u64; 2], Words<{ size_of::<PyImage>() / 8 }>>,
     /// Position of the next record.
@@ -110,7 +110,7 @@ impl Live {
         let lost = Word::take(ebpf, shared::LOST_EPOCH)?;
         let armed = Word::take(ebpf, shared::ARMED)?;
         let shed = Word::take(ebpf, shared::SHED)?;
-        let pythons = Word::take(ebpf, shared::PYTHONS)?;
+        let python_sieve = Array::try_from(object::map(ebpf, "PYTHON_SIEVE")?)?;
         let snapshots = Snapshots::new(Word::take(ebpf, shared::SNAPSHOT)?);
         let per_cpu = PerCpuArray::try_from(object::map(ebpf, "PER_CPU")?)?;
         let python = HashMap::try_from(object::map(ebpf, "PYTHON")?)?;
@@ -130,7 +130,7 @@ impl Live {
             ring_size: u64::from(settings.ring_size),
             snapshots,
             per_cpu,
-            pythons,
+            python_sieve,
             python,
             images,
             pos: 0,
@@ -189,10 +189,11 @@ impl Live {
     /// begun to run since `execs`.
     pub fn set_python(&mut self, tgid: u32, execs: u32, process: &PyProcess) -> Result<()> {
         let entry = PyEntry { process: *process, execs, reserved: 0 };
+        let entries = self.python_sieve.len();
+        self.python_sieve.set(tgid % entries, 1, 0).context("cannot mark the process as one that runs Python")?;
         self.python
             .insert(tgid, Words::of(&entry), 0)
-            .with_context(|| format!("cannot tell the kernel side of the interpreter of process {tgid}"))?;
-        self.pythons.set(1)
+            .with_context(|| format!("cannot tell the kernel side of the interpreter of process {tgid}"))
     }
 
     /// Takes back what was said of a process's interpreter.

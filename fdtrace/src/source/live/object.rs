@@ -13,7 +13,7 @@ use fdtrace_common::{class, globals, next};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
-    source::{misses, offsets},
+    source::{clock, misses, offsets},
     syscalls::{self, Arch},
 };
 
@@ -80,13 +80,15 @@ pub fn load(settings: &Settings) -> Result<Object> {
     let btf = Btf::from_sys_fs().context("cannot read the kernel's type information (BTF)")?;
     let classes = syscalls::classes(Arch::native());
     let compat = Arch::native().compat().map_or([class::NONE; globals::SYSCALLS], syscalls::classes);
-    let hooked = syscalls::hooked(&classes, &compat);
     // Before 5.11 there is no helper that returns a typed task.
     let have_task_btf = u32::from(KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, 11, 0)));
     let twice = settings.twice.unwrap_or_else(|| KernelVersion::current().is_ok_and(|v| v >= PREEMPTS));
     let preemptible = u32::from(twice);
+    let returns_by_stack = u32::from(Arch::native() == Arch::X86_64);
     let debug = u32::from(settings.debug);
     let witnesses = if settings.stacks { syscalls::witnesses(Arch::native()) } else { [0; globals::SYSCALLS] };
+    let hooked = syscalls::hooked(&classes, &compat, &witnesses);
+    let tick = clock::tick();
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&btf))
@@ -100,6 +102,9 @@ pub fn load(settings: &Settings) -> Result<Object> {
         .override_global(globals::WITNESSES, &witnesses, true)
         .override_global(globals::STACK_BYTES, &settings.stack_bytes, true)
         .override_global(globals::ARM_AT, &settings.arm_at, true)
+        .override_global(globals::RETURNS_BY_STACK, &returns_by_stack, true)
+        .override_global(globals::TICK, &tick, true)
+        .override_global(globals::RING_BYTES, &settings.ring_size, true)
         .map_max_entries("EVENTS", settings.ring_size);
     let mut ebpf = loader.load(OBJECT).map_err(|error| explain(&error, "the kernel refused fdtrace's BPF object"))?;
     if settings.debug {

@@ -1,0 +1,111 @@
+//! Calls that do nothing but use their descriptor: most calls of a server.
+//!
+//! Of their end nothing is told unless it was asked for, or says that the number is wrong, or the call has waited for so
+//! long that somebody else may have changed the table meanwhile. Where nobody else can, nothing needs to be kept of their
+//! start; and where somebody can, what costs next to nothing.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use fdtrace_common::{class::hook, wire::Inflight};
+
+use super::{AT_EMPTY_PATH, args::arg, inflight};
+use crate::{
+    emit,
+    filter::{self, mark},
+    kernel::{self, Files},
+    owner,
+    shared::watches_number,
+    turns,
+};
+
+/// The start of a call: is that all there is to do about it?
+#[inline(always)]
+pub fn begins(regs: *const c_void, nr: u64, hooks: u8) -> bool {
+    // A second copy of the hook has to know whether the first one has run.
+    if hooks & hook::LIGHT == 0 || turns::preemptible() {
+        return false;
+    }
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
+    let mark = filter::mark(tgid);
+    if mark == 0 {
+        return true;
+    }
+    let fd = arg(regs, 0);
+    if mark & mark::FRESH != 0 || kernel::in_compat_call() || watches_number(fd) {
+        return false;
+    }
+    if hooks & hook::EMPTY_PATH != 0 && arg(regs, 3) & AT_EMPTY_PATH != 0 {
+        return false;
+    }
+    if hooks & hook::SEARCHED != 0 && filter::may_run_python(tgid) && !is_settled(tgid, fd as u32) {
+        return false;
+    }
+    let files = Files::of_current();
+    files.users() == 1 || keep(tid, nr, files)
+}
+
+/// Of the objects of an interpreter.
+#[inline(always)]
+fn is_settled(tgid: u32, fd: u32) -> bool {
+    let Some(process) = filter::process(tgid) else { return true };
+    // SAFETY: a live element of a hash map.
+    owner::is_settled(tgid, unsafe { (*process).execs }, fd)
+}
+
+/// Others can change the table while the call waits. `false`: there is more to do, for the end of the last call was not
+/// seen.
+#[inline(always)]
+fn keep(tid: u32, nr: u64, files: Files) -> bool {
+    let Some(slot) = inflight::slot(tid) else { return false };
+    // SAFETY: a live element of an array map.
+    if unsafe { (*slot).tid } == tid {
+        return false;
+    }
+    let pos = emit::position();
+    // SAFETY: a live element of an array map: see `enter`.
+    unsafe {
+        slot.write(Inflight {
+            tid,
+            nr: nr as u32,
+            time: 0,
+            ticks: inflight::jiffies(),
+            table: files.files,
+            before: 0,
+            pos,
+            switches: kernel::switches(),
+        });
+    }
+    true
+}
+
+/// The end of a call that is told for what it says about its number. If nothing was kept of its start, nobody else could
+/// change the table, so the start was as good as now.
+#[inline(always)]
+pub fn ends(nr: u64, hooks: u8) {
+    inflight::settle();
+    if hooks & hook::LIGHT == 0 || turns::preemptible() || inflight::is_open() {
+        return;
+    }
+    let Some(task) = filter::current() else { return };
+    let files = Files::of_current();
+    let Some(slot) = inflight::slot(task.tid) else { return };
+    if files.users() != 1 || kernel::in_compat_call() {
+        return;
+    }
+    let pos = emit::position();
+    // SAFETY: as above.
+    unsafe {
+        slot.write(Inflight {
+            tid: task.tid,
+            nr: nr as u32,
+            time: emit::now(),
+            ticks: 0,
+            table: files.files,
+            before: 0,
+            pos,
+            switches: kernel::switches(),
+        });
+    }
+}
