@@ -19,14 +19,58 @@ use super::{
 };
 use crate::command;
 
-/// A server under test, and how to ask it for its throughput.
+/// A server under test, and what it can be asked for.
 struct Server {
-    name: &'static str,
     /// Ended when the section is over.
     child: Child,
     pid: u32,
-    client: Box<dyn Fn() -> Result<f64>>,
+    loads: Vec<(&'static str, Client)>,
 }
+
+type Client = Box<dyn Fn() -> Result<Answered>>;
+
+/// What a client got.
+struct Answered {
+    /// In a second.
+    rate: f64,
+    requests: f64,
+}
+
+/// What a server did: requests in a second, and processor time of its own for each, microseconds.
+struct Taken {
+    rate: Samples,
+    cost: Samples,
+}
+
+impl Taken {
+    const fn new() -> Self {
+        Self { rate: Samples(Vec::new()), cost: Samples(Vec::new()) }
+    }
+
+    /// Has a server asked once.
+    fn round(&mut self, pid: u32, client: &Client) -> Result<()> {
+        let before = cpu(pid)?;
+        let answered = client()?;
+        self.rate.push(answered.rate);
+        self.cost.push((cpu(pid)? - before) / answered.requests.max(1.0) * 1e6);
+        Ok(())
+    }
+}
+
+/// Processor time of a server with the processes it has begun, also of those that have ended, seconds.
+fn cpu(pid: u32) -> Result<f64> {
+    let mut ticks = 0.0;
+    for pid in std::iter::once(pid.to_string()).chain(family(pid)) {
+        // One that has ended meanwhile is in its parent's.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let (_, fields) = stat.rsplit_once(')').context("no processor time in /proc/PID/stat")?;
+        ticks += fields.split_whitespace().skip(11).take(4).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>();
+    }
+    Ok(ticks / TICKS_PER_SECOND)
+}
+
+/// Of the times in `/proc/PID/stat`, on every architecture that Linux runs on today.
+const TICKS_PER_SECOND: f64 = 100.0;
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -41,7 +85,7 @@ impl Drop for Server {
 pub fn section(bench: &Bench) -> Result<Vec<Table>> {
     let mut table = Table::new(
         "servers, default settings, clients not traced",
-        &["server", "tool", "requests/s", "spread", "of untraced", "CPU of fdtrace"],
+        &["server", "tool", "requests/s", "spread", "of untraced", "CPU a request", "of untraced", "CPU of fdtrace"],
     );
     for start in [asyncio, postgres, redis] {
         let server = match start(bench) {
@@ -51,50 +95,62 @@ pub fn section(bench: &Bench) -> Result<Vec<Table>> {
                 continue;
             }
         };
-        let [mut plain, mut floor, mut traced, mut strace, mut cpu] = [const { Samples(Vec::new()) }; 5];
-        (server.client)()?;
-        for _ in 0..bench.rounds {
-            plain.push((server.client)()?);
-            let empty = Floor::attach()?;
-            floor.push((server.client)()?);
-            drop(empty);
-            let (pids, attached) = attach(bench, server.pid)?;
-            // Interpreters and libraries are looked at once.
-            thread::sleep(Duration::from_secs(1));
-            let before = attached.cpu()?;
-            let began = std::time::Instant::now();
-            traced.push((server.client)()?);
-            cpu.push((attached.cpu()? - before) / began.elapsed().as_secs_f64() * 100.0);
-            attached.end()?;
-            if let Some(around) = PEERS[0].around() {
-                strace.push(under_strace(&around, server.pid, &pids, &server.client)?);
-            }
-        }
-        let tools = [
-            ("untraced", &plain, None),
-            ("two empty hooks", &floor, None),
-            ("fdtrace", &traced, Some(cpu.median())),
-            ("strace", &strace, None),
-        ];
-        for (tool, samples, cpu) in tools {
-            if samples.0.is_empty() {
-                continue;
-            }
-            let ratio = samples.median() / plain.median() * 100.0;
-            let cells = [
-                server.name.to_owned(),
-                tool.to_owned(),
-                short(samples.median()),
-                format!("{}–{}", short(samples.low()), short(samples.high())),
-                format!("{ratio:.1} %"),
-                cpu.map_or_else(String::new, |cpu| format!("{cpu:.1} % of a core")),
-            ];
-            let data = json!({ "server": server.name, "tool": tool, "per_second": samples.0,
-                "median": samples.median(), "percent": ratio, "fdtrace_cpu_percent": cpu });
-            table.row(&cells, data);
+        for (name, client) in &server.loads {
+            measure(bench, &mut table, server.pid, name, client)?;
         }
     }
     Ok(vec![table])
+}
+
+/// A server under one kind of load, with and without tracers.
+fn measure(bench: &Bench, table: &mut Table, pid: u32, name: &str, client: &Client) -> Result<()> {
+    let [mut plain, mut floor, mut traced, mut strace] = [const { Taken::new() }; 4];
+    let mut own = Samples(Vec::new());
+    client()?;
+    for _ in 0..bench.rounds {
+        plain.round(pid, client)?;
+        let empty = Floor::attach()?;
+        floor.round(pid, client)?;
+        drop(empty);
+        let (pids, attached) = attach(bench, pid)?;
+        // Interpreters and libraries are looked at once.
+        thread::sleep(Duration::from_secs(1));
+        let before = attached.cpu()?;
+        let began = std::time::Instant::now();
+        traced.round(pid, client)?;
+        own.push((attached.cpu()? - before) / began.elapsed().as_secs_f64() * 100.0);
+        attached.end()?;
+        if let Some(around) = PEERS[0].around() {
+            under_strace(&around, pid, &pids, || strace.round(pid, client))?;
+        }
+    }
+    let tools = [
+        ("untraced", &plain, None),
+        ("two empty hooks", &floor, None),
+        ("fdtrace", &traced, Some(own.median())),
+        ("strace", &strace, None),
+    ];
+    for (tool, taken, own) in tools {
+        if taken.rate.0.is_empty() {
+            continue;
+        }
+        let of = |one: &Samples, whole: &Samples| one.median() / whole.median() * 100.0;
+        let (percent, cost_percent) = (of(&taken.rate, &plain.rate), of(&taken.cost, &plain.cost));
+        let cells = [
+            name.to_owned(),
+            tool.to_owned(),
+            short(taken.rate.median()),
+            format!("{}–{}", short(taken.rate.low()), short(taken.rate.high())),
+            format!("{percent:.1} %"),
+            format!("{:.1} µs", taken.cost.median()),
+            format!("{cost_percent:.1} %"),
+            own.map_or_else(String::new, |cpu| format!("{cpu:.1} % of a core")),
+        ];
+        let data = json!({ "server": name, "tool": tool, "per_second": taken.rate.0, "median": taken.rate.median(),
+            "percent": percent, "cpu_us": taken.cost.0, "cpu_percent": cost_percent, "fdtrace_cpu_percent": own });
+        table.row(&cells, data);
+    }
+    Ok(())
 }
 
 /// Attaches to a server with the processes that it has begun, some of which may end meanwhile.
@@ -116,7 +172,7 @@ fn family(pid: u32) -> Vec<String> {
     children.split_whitespace().map(str::to_owned).collect()
 }
 
-fn under_strace(around: &[String], pid: u32, others: &[String], client: &dyn Fn() -> Result<f64>) -> Result<f64> {
+fn under_strace(around: &[String], pid: u32, others: &[String], round: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut strace = Command::new(&around[0]);
     // Seccomp filters are for programs that it starts.
     strace.args(around[1..].iter().filter(|word| *word != "--seccomp-bpf"));
@@ -125,19 +181,25 @@ fn under_strace(around: &[String], pid: u32, others: &[String], client: &dyn Fn(
     }
     let mut strace = strace.stderr(Stdio::null()).spawn().context("cannot start strace")?;
     thread::sleep(Duration::from_millis(500));
-    let result = client();
+    let result = round();
     let _ = Command::new("kill").args(["-INT", &strace.id().to_string()]).status();
     strace.wait()?;
     result
 }
 
-/// A connection for each request, as clients of such servers do.
+/// Answers requests until the client has had enough, or says that it wants no more.
 const ASYNCIO: &str = r#"
-import asyncio, sys
+import asyncio
 async def serve(reader, writer):
-    await reader.readuntil(b"\r\n\r\n")
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
-    await writer.drain()
+    close = False
+    while not close:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            break
+        close = b"close" in head
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await writer.drain()
     writer.close()
 async def main():
     server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=512)
@@ -148,20 +210,23 @@ asyncio.run(main())
 
 const ASYNCIO_CLIENT: &str = r#"
 import asyncio, sys, time
-port, seconds = int(sys.argv[1]), float(sys.argv[2])
+port, seconds, keep = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3] == "keep"
 async def one(until):
-    done = 0
+    done, writer = 0, None
     while time.monotonic() < until:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        await reader.read()
-        writer.close()
+        if writer is None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" if keep else b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        await reader.readexactly(40)
+        if not keep:
+            writer.close()
+            writer = None
         done += 1
     return done
 async def main():
     began = time.monotonic()
     done = await asyncio.gather(*[one(began + seconds) for _ in range(8)])
-    print(sum(done) / (time.monotonic() - began))
+    print(sum(done) / (time.monotonic() - began), sum(done))
 asyncio.run(main())
 "#;
 
@@ -174,12 +239,23 @@ fn asyncio(bench: &Bench) -> Result<Server> {
     ensure!(!port.is_empty(), "the asyncio server did not start");
     let seconds = seconds(bench);
     let pid = child.id();
-    let client = move || {
-        let output = Command::new(&python).args(["-c", ASYNCIO_CLIENT, &port, &seconds]).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.trim().parse().with_context(|| format!("the client failed: {}", String::from_utf8_lossy(&output.stderr)))
+    let load = |way: &'static str| -> Client {
+        let (python, port, seconds) = (python.clone(), port.clone(), seconds.clone());
+        Box::new(move || {
+            let output = Command::new(&python).args(["-c", ASYNCIO_CLIENT, &port, &seconds, way]).output()?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let mut words = text.split_whitespace().map_while(|word| word.parse().ok());
+            match (words.next(), words.next()) {
+                (Some(rate), Some(requests)) => Ok(Answered { rate, requests }),
+                _ => bail!("the client failed: {}", String::from_utf8_lossy(&output.stderr)),
+            }
+        })
     };
-    Ok(Server { name: "Python asyncio, one connection per request", child, pid, client: Box::new(client) })
+    let loads = vec![
+        ("Python asyncio, 8 connections that stay", load("keep")),
+        ("Python asyncio, one connection per request", load("close")),
+    ];
+    Ok(Server { child, pid, loads })
 }
 
 fn postgres(bench: &Bench) -> Result<Server> {
@@ -236,17 +312,28 @@ fn postgres(bench: &Bench) -> Result<Server> {
     };
     quiet(&mut tool(&["-i", "-q"]))?;
     let seconds = seconds(bench);
-    let client = move || {
-        // A connection for each transaction: the hardest that pgbench has.
-        let output = tool(&["-C", "-S", "-c", "4", "-T", &seconds]).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let line = text.lines().find_map(|line| line.strip_prefix("tps = "));
-        let Some(tps) = line.and_then(|line| line.split_whitespace().next()?.parse().ok()) else {
-            bail!("pgbench failed: {}", String::from_utf8_lossy(&output.stderr));
-        };
-        Ok(tps)
+    let load = |options: &'static [&'static str]| -> Client {
+        let (tool, seconds) = (tool.clone(), seconds.clone());
+        Box::new(move || {
+            let output = tool(&[options, &["-c", "4", "-T", &seconds]].concat()).output()?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let number = |before: &str| -> Option<f64> {
+                let line = text.lines().find_map(|line| line.strip_prefix(before))?;
+                line.split([' ', '/']).next()?.parse().ok()
+            };
+            match (number("tps = "), number("number of transactions actually processed: ")) {
+                (Some(rate), Some(requests)) => Ok(Answered { rate, requests }),
+                _ => bail!("pgbench failed: {}", String::from_utf8_lossy(&output.stderr)),
+            }
+        })
     };
-    Ok(Server { name: "PostgreSQL, pgbench -C -S", child, pid, client: Box::new(client) })
+    let loads = vec![
+        ("PostgreSQL, pgbench", load(&[])),
+        ("PostgreSQL, pgbench -S", load(&["-S"])),
+        // A connection for each transaction: the hardest that pgbench has.
+        ("PostgreSQL, pgbench -C -S", load(&["-C", "-S"])),
+    ];
+    Ok(Server { child, pid, loads })
 }
 
 fn redis(bench: &Bench) -> Result<Server> {
@@ -259,17 +346,18 @@ fn redis(bench: &Bench) -> Result<Server> {
         .spawn()?;
     thread::sleep(Duration::from_millis(500));
     let pid = child.id();
-    let count = bench.scaled(400_000).to_string();
-    let client = move || {
-        let output = Command::new(&client).args(["-s", &socket, "-t", "get", "-n", &count, "--csv"]).output()?;
+    let count = bench.scaled(400_000);
+    let load = move || {
+        let number = count.to_string();
+        let output = Command::new(&client).args(["-s", &socket, "-t", "get", "-n", &number, "--csv"]).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let line = text.lines().find_map(|line| line.strip_prefix("\"GET\",\""));
         let Some(rate) = line.and_then(|line| line.split('"').next()?.parse().ok()) else {
             bail!("redis-benchmark failed: {text}");
         };
-        Ok(rate)
+        Ok(Answered { rate, requests: count as f64 })
     };
-    Ok(Server { name: "redis, GET over 50 connections", child, pid, client: Box::new(client) })
+    Ok(Server { child, pid, loads: vec![("redis, GET over 50 connections", Box::new(load))] })
 }
 
 fn seconds(bench: &Bench) -> String {
