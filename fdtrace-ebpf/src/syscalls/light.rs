@@ -14,9 +14,7 @@ use crate::{
     emit,
     filter::{self, mark},
     kernel::{self, Files},
-    owner,
-    shared::watches_number,
-    turns,
+    owner, turns, watch,
 };
 
 /// The start of a call: is that all there is to do about it?
@@ -33,7 +31,11 @@ pub fn begins(regs: *const c_void, nr: u64, hooks: u8) -> bool {
         return true;
     }
     let fd = arg(regs, 0);
-    if mark & mark::FRESH != 0 || kernel::in_compat_call() || watches_number(fd) {
+    if mark & mark::FRESH != 0 || kernel::in_compat_call() {
+        return false;
+    }
+    let files = Files::of_current();
+    if watch::watched(tgid, fd, files) != 0 {
         return false;
     }
     if hooks & hook::EMPTY_PATH != 0 && arg(regs, 3) & AT_EMPTY_PATH != 0 {
@@ -42,7 +44,6 @@ pub fn begins(regs: *const c_void, nr: u64, hooks: u8) -> bool {
     if hooks & hook::SEARCHED != 0 && filter::may_run_python(tgid) && !is_settled(tgid, fd as u32) {
         return false;
     }
-    let files = Files::of_current();
     files.users() == 1 || keep(tid, nr, files)
 }
 
