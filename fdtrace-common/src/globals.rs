@@ -57,6 +57,7 @@ pub struct Offsets {
     /// The thread pointer of the user program.
     pub task_thread_pointer: u32,
     pub mm_start_code: u32,
+    pub mm_end_data: u32,
     /// Where the first thread's stack begins: above are the program's arguments and environment.
     pub mm_start_stack: u32,
     pub bprm_file: u32,
@@ -68,7 +69,7 @@ pub struct Offsets {
     pub task_nvcsw: u32,
 }
 
-const WORDS: usize = 66;
+const WORDS: usize = 67;
 const _: () = assert!(size_of::<Offsets>() == WORDS * 4 && align_of::<Offsets>() == 4);
 
 impl Offsets {

@@ -121,6 +121,13 @@ pub fn start_code() -> u64 {
     load(of_task(offset!(task_mm)), offset!(mm_start_code))
 }
 
+/// Where the current program's code begins, and its data ends.
+#[inline(always)]
+pub fn program_image() -> (u64, u64) {
+    let mm = of_task(offset!(task_mm));
+    (load(mm, offset!(mm_start_code)), load(mm, offset!(mm_end_data)))
+}
+
 /// Loads a member of what a typed task leads to: directly where the verifier knows the types, which takes a nanosecond and
 /// not the seven of a helper's read.
 #[inline(always)]

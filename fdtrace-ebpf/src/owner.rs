@@ -20,11 +20,11 @@ use fdtrace_common::{
 use crate::{
     classes,
     emit::{self, Subject},
-    kernel::{Files, returns_by_stack, thread_pointer},
+    kernel::{Files, program_image, returns_by_stack, thread_pointer},
     maps::{HELD, HOLDERS, STACK_ROOM, WALK, WATCHED},
     shared::watches_number,
     stdio,
-    walk::{self, POINTERS, SEARCH_REGISTERS, STRIDE, WORDS, Walk, has_python, mode, peek},
+    walk::{self, MET, POINTERS, SEARCH_REGISTERS, STRIDE, WORDS, Walk, has_python, mode, peek},
     watch,
 };
 
@@ -77,6 +77,11 @@ unsafe fn collect(walk: *mut Walk) {
     unsafe {
         let to_thread = thread_pointer().wrapping_sub((*walk).sp);
         (*walk).stack_span = if to_thread < STACK_SPAN { to_thread } else { STACK_SPAN };
+        // Python allocates its objects; what its program is made of are types and functions.
+        let (start, end) = program_image();
+        (*walk).image = start;
+        (*walk).image_len = if has_python(walk) { end.wrapping_sub(start) } else { 0 };
+        (*walk).search = (*walk).search.wrapping_add(1);
         let steps = (*walk).word_count.div_ceil(STRIDE);
         bpf_loop(steps, collect_step as *mut c_void, core::ptr::null_mut(), 0);
     }
@@ -89,19 +94,42 @@ unsafe extern "C" fn collect_step(index: u32, _context: *mut c_void) -> i64 {
     unsafe {
         let words = (&raw const (*walk).words).cast::<u64>();
         let (sp, span) = ((*walk).sp, (*walk).stack_span);
+        let (image, image_len) = ((*walk).image, (*walk).image_len);
         for i in 0..STRIDE {
             let at = index * STRIDE + i;
             if at >= (*walk).word_count {
                 return 1;
             }
             let object = words.add(at as usize & (WORDS - 1)).read_volatile();
-            if object & (ALIGNED - 1) == 0 && ADDRESSES.contains(&object) && object.wrapping_sub(sp) >= span {
+            if object & (ALIGNED - 1) == 0
+                && ADDRESSES.contains(&object)
+                && object.wrapping_sub(sp) >= span
+                && object.wrapping_sub(image) >= image_len
+                && is_new(walk, object)
+            {
                 let place = if at < SEARCH_REGISTERS as u32 { at } else { at + found::STACK - SEARCH_REGISTERS as u32 };
                 push(walk, object, place);
             }
         }
     }
     0
+}
+
+/// Was the pointer not met before in this search? A false yes costs a second look.
+#[inline(always)]
+unsafe fn is_new(walk: *mut Walk, object: u64) -> bool {
+    // SAFETY: `walk` is this processor's; the mask keeps the index inside.
+    unsafe {
+        let index = (object >> 4 ^ object >> 10) as usize & (MET - 1);
+        let met = (&raw mut (*walk).met).cast::<u64>().add(index);
+        let met_in = (&raw mut (*walk).met_in).cast::<u32>().add(index);
+        if met.read_volatile() == object && met_in.read_volatile() == (*walk).search {
+            return false;
+        }
+        met.write_volatile(object);
+        met_in.write_volatile((*walk).search);
+        true
+    }
 }
 
 #[inline(always)]

@@ -26,6 +26,9 @@ pub const SEARCH_WORDS_NATIVE: usize = 32;
 pub const STRIDE: u32 = 8;
 /// Words that may be pointers to objects.
 pub const POINTERS: usize = 64;
+/// Pointers of one search of which it is known that they were met before: the same object is often on the stack several
+/// times.
+pub const MET: usize = 64;
 /// Size of the copies of a frame and of a code object.
 pub const COPY: usize = 256;
 
@@ -64,6 +67,9 @@ pub struct Walk {
     pub sp: u64,
     /// Addresses from there that belong to the stack.
     pub stack_span: u64,
+    /// The program's file in memory: its code and its data, but not what it allocates.
+    pub image: u64,
+    pub image_len: u64,
     pub process: u64,
     /// The number that the call is about, and why it is searched for: one of [`mode`].
     pub wanted_fd: u32,
@@ -75,6 +81,11 @@ pub struct Walk {
     pub pointers: [u64; POINTERS],
     pub places: [u32; POINTERS],
     pub pointer_count: u32,
+    /// How many searches there were.
+    pub search: u32,
+    /// Pointers that were met lately, and in which search.
+    pub met: [u64; MET],
+    pub met_in: [u32; MET],
     /// What is to be done: bits of [`plan`].
     pub plan: u32,
     /// The notes to make in the stack record.

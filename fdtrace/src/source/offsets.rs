@@ -99,6 +99,7 @@ pub fn resolve(btf: &Btf<'_>, arch: Arch) -> Result<Offsets, MissingMember> {
             Arch::Aarch64 => btf.offset("task_struct", "thread.uw.tp_value")?,
         },
         mm_start_code: btf.offset("mm_struct", "start_code")?,
+        mm_end_data: btf.offset("mm_struct", "end_data")?,
         mm_start_stack: btf.offset("mm_struct", "start_stack")?,
         bprm_file: btf.offset("linux_binprm", "file")?,
         regs_arg_compat: registers.arg_compat,
