@@ -73,16 +73,15 @@ pub(super) struct Turn {
 impl Rules {
     pub(super) fn on(&mut self, change: &Change, world: &World, out: &mut Out<'_>) {
         match change {
-            // A connection that is being made: a fork may follow at any time, and a short talk be over before we know.
+            // A connection that is being made.
             Change::Installed { slot, by, .. } if by.is("socket") && slot.fd > 2 => {
                 if let Some(live) = world.slot(*slot).and_then(|slot| slot.live())
                     && matters(&live.data.description)
                 {
-                    out.wants.push(Want::Turns {
+                    out.wants.push(Want::TurnsAtFork {
                         file: live.data.description.file,
                         fd: slot.fd,
                         times: Watch::TURNS,
-                        every: 0,
                     });
                 }
             }

@@ -129,6 +129,12 @@ impl Session {
         self.pythons.look(&mut self.live);
     }
 
+    fn watch_file(&mut self, file: u64, fd: i32, times: u32, every: u32) {
+        if let Err(error) = self.live.watches().file(file, fd, times, every) {
+            log::debug!("cannot watch the file behind fd {fd}: {error:#}");
+        }
+    }
+
     /// Asks the kernel for what the rules want to be told. What cannot be had is not told, and they live with it.
     fn satisfy(&mut self) {
         for want in self.stages.take_wants() {
@@ -138,11 +144,12 @@ impl Session {
                         log::debug!("cannot watch fd {fd} of process {tgid}: {error:#}");
                     }
                 }
-                Want::Turns { file, fd, times, every } => {
-                    if let Err(error) = self.live.watches().file(file, fd, times, every) {
-                        log::debug!("cannot watch the file behind fd {fd}: {error:#}");
-                    }
+                Want::Turns { file, fd, times, every } => self.watch_file(file, fd, times, every),
+                // Else it does so itself, and until then uses of such a number cost nothing.
+                Want::TurnsAtFork { file, fd, times } if !self.live.sees_forked_files() => {
+                    self.watch_file(file, fd, times, 0);
                 }
+                Want::TurnsAtFork { .. } => {}
                 Want::EpollList { tgid, fd } => self.live.list_epoll(tgid, fd),
             }
         }

@@ -54,17 +54,6 @@ impl Table {
         self.data.push(data);
     }
 
-    /// A row of times: median, spread, and ratio to a base.
-    pub fn times(&mut self, name: &[&str], samples: &Samples, base: &Samples, unit: &str) {
-        let ratio = samples.median() / base.median();
-        let spread = format!("{}–{}", short(samples.low()), short(samples.high()));
-        let mut cells: Vec<String> = name.iter().map(|&name| name.to_owned()).collect();
-        cells.extend([format!("{} {unit}", short(samples.median())), spread, format!("{ratio:.2}×")]);
-        let data = json!({ "median": samples.median(), "low": samples.low(), "high": samples.high(), "unit": unit,
-            "runs": samples.0, "ratio": ratio, "of": name });
-        self.row(&cells, data);
-    }
-
     pub fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }
@@ -126,8 +115,8 @@ mod tests {
 
     #[test]
     fn a_table_has_its_columns_under_each_other() {
-        let mut table = Table::new("T", &["what", "time", "spread", "ratio"]);
-        table.times(&["a loop"], &Samples(vec![150.0]), &Samples(vec![100.0]), "ns");
+        let mut table = Table::new("T", &["what", "time"]);
+        table.row(&["a loop".to_owned(), "1.50×".to_owned()], json!({}));
         let text = table.markdown();
         let lines: Vec<&str> = text.lines().skip(3).collect();
         assert!(lines.iter().all(|line| line.chars().count() == lines[0].chars().count()), "{text}");

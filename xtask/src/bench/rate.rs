@@ -16,7 +16,7 @@ const RATES: [u64; 3] = [200_000, 500_000, 1_000_000];
 pub fn section(bench: &Bench) -> Result<Vec<Table>> {
     let seconds = if bench.quick { 3 } else { 10 };
     let mut table = Table::new(
-        format!("open and close at a rate for {seconds} s, no stacks"),
+        format!("dup and close at a rate for {seconds} s, no stacks"),
         &["ring", "asked for", "reached", "captured", "lost", "produced = captured + lost", "CPU per event"],
     );
     for ring in RINGS {

@@ -180,6 +180,11 @@ impl Live {
         self.object.twice
     }
 
+    /// The kernel side asks for the uses of what a fork shares by itself.
+    pub fn sees_forked_files(&self) -> bool {
+        self.object.sees_forked_files
+    }
+
     /// How many programs a traced process has run: to be asked for before its memory is looked at.
     pub fn execs(&self, tgid: u32) -> Option<u32> {
         Some(self.traced.get(&tgid, 0).ok()?.read::<TracedProcess>()?.execs)

@@ -67,6 +67,8 @@ pub struct Object {
     pub has_stacks: bool,
     /// Hooks have second copies.
     pub twice: bool,
+    /// Those of [`LOOPING`] are there.
+    pub sees_forked_files: bool,
     /// Those that are loaded: program, tracepoint. In this order they are attached, and run at one tracepoint.
     hooks: Vec<(&'static str, &'static str)>,
     /// What holds the hooks in their places.
@@ -129,7 +131,8 @@ pub fn load(settings: &Settings) -> Result<Object> {
     }
     let arrays =
         [ProgramArray::try_from(map(&mut ebpf, "ENTER_NEXT")?)?, ProgramArray::try_from(map(&mut ebpf, "EXIT_NEXT")?)?];
-    let mut object = Object { ebpf, arrays, has_stacks: false, twice, hooks, links: Vec::new() };
+    let mut object =
+        Object { ebpf, arrays, has_stacks: false, twice, sees_forked_files: can_loop, hooks, links: Vec::new() };
     object.chain(&TELLERS)?;
     match why.first() {
         Some(error) => log::warn!("no stacks and no owners, only calls: {error:#}"),
