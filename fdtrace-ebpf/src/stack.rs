@@ -98,7 +98,7 @@ fn plan_at_enter(walk: *mut Walk, task: &Task, regs: *const c_void, nr: u64, bef
         if wants & witness::DIRECTORY != 0 {
             owner::reads_directory(walk, fd, syscalls::arg(regs, 1), syscalls::arg(regs, 2));
         }
-        if class == class::FCNTL && !has_python(walk) {
+        if class == class::FCNTL && !has_python(walk) && syscalls::asks_for_flags(regs) {
             owner::asked(walk, fd);
         }
         // A stream asks about its number before it first uses it, so other calls need not be looked at.

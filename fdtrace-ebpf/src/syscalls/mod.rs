@@ -49,6 +49,7 @@ const ENFILE: i64 = -23;
 const EMFILE: i64 = -24;
 const F_DUPFD: u64 = 0;
 const F_SETFD: u64 = 2;
+const F_GETFL: u64 = 3;
 const F_SETFL: u64 = 4;
 const F_SETLK: u64 = 6;
 const F_SETLKW: u64 = 7;
@@ -351,7 +352,18 @@ pub fn wants_at_enter(regs: *const c_void, nr: u64, task: &Task, watched: bool) 
     if wants & !witness::ON_FAILURE == witness::BIND_ONCE && !watched && !may_find(regs, task) {
         return false;
     }
+    // Of a program without an interpreter nothing else is looked at when it calls `fcntl`.
+    if filter::class(nr, false) == class::FCNTL && !asks_for_flags(regs) && !filter::may_run_python(task.tgid) {
+        return false;
+    }
     wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0 && armed(regs, nr) && has_leave()
+}
+
+/// `fcntl` as `fdopen` and `fdopendir` of the GNU C library call it, to see whether the number is good for what they are to
+/// make of it.
+#[inline(always)]
+pub fn asks_for_flags(regs: *const c_void) -> bool {
+    arg(regs, 1) & 0xffff_ffff == F_GETFL
 }
 
 /// May there be an object of an interpreter that holds the number and is not known yet?
