@@ -11,7 +11,7 @@ mod word;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use fdtrace_common::{
     python::PyProcess,
     wire::{self, Header, TracedProcess, bytes_of, kind, loss, shared, traced},
@@ -82,7 +82,7 @@ pub struct Live {
     ring_size: u64,
     snapshots: Snapshots,
     per_cpu: PerCpuArray<MapData, [u64; 1 + loss::CLASSES]>,
-    /// Nonzero: `python` has had an entry.
+    /// As `sieve`, of the processes that `python` has or had.
     python_sieve: Array<MapData, u32>,
     python: HashMap<MapData, u32, Words<{ size_of::<PyEntry>() / 8 }>>,
     images: HashMap<MapData, [u64; 2], Words<{ size_of::<PyImage>() / 8 }>>,
@@ -149,8 +149,7 @@ impl Live {
     /// Traces a process from now on. `wait_exec`: from its next exec on.
     pub fn adopt(&mut self, tgid: u32, wait_exec: bool) -> Result<()> {
         let flags = if wait_exec { traced::ON | traced::WAIT_EXEC } else { traced::ON };
-        let entries = self.sieve.len();
-        self.sieve.set(tgid % entries, 1, 0).context("cannot set the process filter")?;
+        let_through(&mut self.sieve, tgid).context("cannot set the process filter")?;
         self.traced
             .insert(
                 tgid,
@@ -194,8 +193,7 @@ impl Live {
     /// begun to run since `execs`.
     pub fn set_python(&mut self, tgid: u32, execs: u32, process: &PyProcess) -> Result<()> {
         let entry = PyEntry { process: *process, execs, reserved: 0 };
-        let entries = self.python_sieve.len();
-        self.python_sieve.set(tgid % entries, 1, 0).context("cannot mark the process as one that runs Python")?;
+        let_through(&mut self.python_sieve, tgid).context("cannot mark the process as one that runs Python")?;
         self.python
             .insert(tgid, Words::of(&entry), 0)
             .with_context(|| format!("cannot tell the kernel side of the interpreter of process {tgid}"))
@@ -357,6 +355,11 @@ impl Live {
         }
         totals
     }
+}
+
+/// Lets a process through a coarse filter of the kernel side's, for good.
+fn let_through(sieve: &mut Array<MapData, u32>, tgid: u32) -> Result<(), MapError> {
+    sieve.set(tgid % sieve.len(), 1, 0)
 }
 
 /// Space that a record takes in the ring: an 8-byte header, and padding to 8 bytes.
