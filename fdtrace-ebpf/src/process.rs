@@ -17,7 +17,8 @@ use crate::{
     emit::{self, Subject},
     filter, fresh,
     kernel::{Files, member, offset, read},
-    stack, syscalls,
+    stack,
+    syscalls::{self, late},
     turns::{self, Room},
     waits,
 };
@@ -53,15 +54,19 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
     if child_tgid != tgid {
         // SAFETY: as above.
         stack::forked(tgid, child_tgid, unsafe { (*process).execs });
+        filter::inherits_watches(tgid, child_tgid);
         // What the one adds to a shared list, the other is told of.
-        waits::look(process);
+        waits::look(tgid);
         if flags & traced::NEW != 0
             && let Some(child) = filter::process(child_tgid)
         {
             fresh::forked(process, child, child_tgid);
         }
     }
-    let start = syscalls::started(tid);
+    let start = late::started(tgid, tid);
+    if child_table == table {
+        late::shares(tgid, child_tgid);
+    }
     emit::fixed::<Fork>(loss::RING_PROCESS, process, |record| {
         // SAFETY: the reserved record.
         unsafe {
@@ -111,12 +116,14 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
     // SAFETY: a live element of a hash map; the process is alone now and waits for nobody.
     unsafe { (*task.process).flags &= !traced::WAIT_EXEC };
     stack::executed(task.process, task.tgid, bprm);
-    waits::look(task.process);
+    waits::look(task.tgid);
+    filter::unsettle_all(task.tgid);
     fresh::began(task.process, stack::runs_python(task.tgid));
     let files = Files::of_current();
     let who = Subject { tgid: task.tgid, tid: task.tid, table: files.files };
     // The call began under the old thread id.
-    let start = syscalls::started(old_tid);
+    let start = late::started(task.tgid, old_tid);
+    late::is_alone(task.tgid);
     if old_tid != task.tid {
         // The thread that had this id is dead.
         syscalls::forget(task.tid);
@@ -179,6 +186,7 @@ pub fn exit(task: *const c_void) {
     }
     if dead {
         stack::gone(current.tgid);
+        late::is_alone(current.tgid);
         filter::release(current.tgid);
     }
 }

@@ -10,6 +10,7 @@ mod fork;
 mod harness;
 mod killed;
 mod kinds;
+mod late;
 mod leaks;
 mod loss;
 mod misuse;
