@@ -131,7 +131,8 @@ pub fn look(regs: *const c_void, ret: i64, turn: Turn) -> Start {
     let files = Files::of_current();
     let compat = kernel::in_compat_call();
     let alone = files.users() == 1 && !compat;
-    if !alone {
+    // Others have the low bits of its id as well: the tracer itself is let through, and has threads.
+    if !alone && is_on() && filter::current().is_some() {
         ask_for_hook();
     }
     if compat {
