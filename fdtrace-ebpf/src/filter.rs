@@ -239,6 +239,8 @@ pub fn adopt(tgid: u32, flags: u32) -> bool {
         set_word(tgid, gate::KNOWN, gate::TRACED);
     }
     set_fresh(tgid, false);
+    // Another process may have had the id before.
+    unsettle_all(tgid);
     set_word(tgid, gate::WAITS_LEFT, gate::WAITS);
     true
 }

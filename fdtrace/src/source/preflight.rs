@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 
 use super::bpf::{self, Program};
 use super::btf::{self, Btf, Kind};
+use super::early;
 use super::offsets::{self, Arch};
 use super::surroundings::{Lockdown, Surroundings, capability, raise_privileges};
 use crate::escape::escape_terminal;
@@ -39,6 +40,9 @@ const OLDEST: (u32, u32) = (5, 10);
 
 /// The oldest that can walk stacks: 5.17 brought loops.
 const STACKS: (u32, u32) = (5, 17);
+
+/// From there on a kernel preempts programs, and each call's start has to be seen.
+const PREEMPTS: (u32, u32) = (6, 19);
 
 /// Runs all checks. Takes some tens of milliseconds.
 pub fn run() -> Vec<Check> {
@@ -76,6 +80,7 @@ fn programs(btf: Option<&Btf<'_>>, surroundings: &Surroundings) -> Vec<Check> {
         typed_tracepoints(btf, surroundings),
         iterators(btf, surroundings),
         trampolines(btf),
+        single_calls(&release()),
     ]
 }
 
@@ -137,8 +142,11 @@ fn missing(surroundings: &Surroundings, wanted: &[(u32, &str)]) -> String {
 }
 
 fn kernel() -> Check {
-    let release = std::fs::read("/proc/sys/kernel/osrelease").unwrap_or_default();
-    kernel_release(release.trim_ascii())
+    kernel_release(&release())
+}
+
+fn release() -> Vec<u8> {
+    std::fs::read("/proc/sys/kernel/osrelease").unwrap_or_default().trim_ascii().to_vec()
 }
 
 fn kernel_release(release: &[u8]) -> Check {
@@ -278,6 +286,19 @@ fn trampolines(btf: Option<&Btf<'_>>) -> Check {
         Some(Ok(())) => Check::ok(NAME, "load and attach"),
         Some(Err(error)) => Check::ok(NAME, format!("{refused} ({error})")),
         None => Check::ok(NAME, "not tried: not needed"),
+    }
+}
+
+/// What other programs pay for. Never a problem either.
+fn single_calls(release: &[u8]) -> Check {
+    const NAME: &str = "single calls";
+    const STAYS: &str = "the hook on the start of all calls stays";
+    match parse_release(&escape_terminal(release)) {
+        Some(version) if (STACKS..PREEMPTS).contains(&version) => match early::look() {
+            Ok(()) => Check::ok(NAME, "no hook on the start of all calls while no traced process has threads"),
+            Err(error) => Check::warn(NAME, format!("{error:#}: {STAYS}"), None),
+        },
+        _ => Check::ok(NAME, format!("not tried: {STAYS} on this kernel")),
     }
 }
 

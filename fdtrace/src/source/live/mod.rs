@@ -3,7 +3,6 @@
 //! The only module that knows aya. What it hands on are bytes, with the ring position of each record; losses, ticks and
 //! what user space knows of processes become records of the same stream, so that a recording has everything.
 
-mod early;
 mod object;
 mod snapshots;
 mod starts;
@@ -163,8 +162,9 @@ impl Live {
     /// Traces a process from now on. `wait_exec`: from its next exec on.
     pub fn adopt(&mut self, tgid: u32, wait_exec: bool) -> Result<()> {
         let flags = if wait_exec { traced::ON | traced::WAIT_EXEC } else { traced::ON };
-        let waits = gate::index(tgid, gate::WAITS_LEFT);
-        self.gates.set(waits, gate::WAITS, 0).context("cannot have the waits of a process told")?;
+        for (word, value) in [(gate::WAITS_LEFT, gate::WAITS), (gate::SETTLED, 0)] {
+            self.gates.set(gate::index(tgid, word), value, 0).context("cannot begin to look at the process")?;
+        }
         let_through(&mut self.gates, tgid, gate::TRACED).context("cannot set the process filter")?;
         self.traced
             .insert(tgid, Words::of(&TracedProcess { flags, ..TracedProcess::default() }), 0)

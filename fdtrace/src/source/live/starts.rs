@@ -16,12 +16,11 @@ use aya::{
 use fdtrace_common::wire::{orders, shared, starts};
 
 use super::{
-    early::Hooks,
     object::{self, EARLY, Object},
     word::{Orders, Word},
 };
 use crate::{
-    source::bpf,
+    source::{bpf, early::Hooks},
     syscalls::{self, Arch},
 };
 

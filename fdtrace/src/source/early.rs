@@ -18,13 +18,23 @@ impl Hooks {
     pub fn attach(calls: impl IntoIterator<Item = &'static str>, program: BorrowedFd<'_>) -> Result<Self> {
         let tracefs = tracefs().context("cannot look at tracefs")?;
         let attach = |call| {
-            let event = format!("events/syscalls/sys_enter_{call}/id");
-            let id = read_at(&tracefs, &event).with_context(|| format!("tracefs has no {event}"))?;
-            let id = id.trim().parse().with_context(|| format!("{event} of tracefs is no number"))?;
-            attach(id, program).with_context(|| format!("cannot attach a program to the start of `{call}`"))
+            attach(id(&tracefs, call)?, program)
+                .with_context(|| format!("cannot attach a program to the start of `{call}`"))
         };
         Ok(Self(calls.into_iter().map(attach).collect::<Result<_>>()?))
     }
+}
+
+/// Are there events for single calls?
+pub fn look() -> Result<()> {
+    id(&tracefs().context("cannot look at tracefs")?, "close").map(drop)
+}
+
+/// What the kernel calls the event at the start of a call.
+fn id(tracefs: &OwnedFd, call: &str) -> Result<u64> {
+    let event = format!("events/syscalls/sys_enter_{call}/id");
+    let id = read_at(tracefs, &event).with_context(|| format!("tracefs has no {event}"))?;
+    id.trim().parse().with_context(|| format!("{event} of tracefs is no number"))
 }
 
 impl Drop for Hooks {
