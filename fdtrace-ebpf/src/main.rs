@@ -203,6 +203,7 @@ pub fn stack_at_exit(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn call_at_exit(ctx: BtfTracePointContext) -> i32 {
     syscalls::tell_call(ctx.arg(0), ctx.arg(1));
+    late::ended();
     on_its_task_s_stack(&ctx, &maps::EXIT_NEXT);
     0
 }
@@ -210,6 +211,7 @@ pub fn call_at_exit(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn memory_at_exit(ctx: BtfTracePointContext) -> i32 {
     syscalls::tell_memory(ctx.arg(0), ctx.arg(1));
+    late::ended();
     on_its_task_s_stack(&ctx, &maps::EXIT_NEXT);
     0
 }
@@ -217,6 +219,7 @@ pub fn memory_at_exit(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn table_at_exit(ctx: BtfTracePointContext) -> i32 {
     syscalls::tell_table(ctx.arg(0), ctx.arg(1));
+    late::ended();
     on_its_task_s_stack(&ctx, &maps::EXIT_NEXT);
     0
 }

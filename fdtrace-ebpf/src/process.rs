@@ -86,6 +86,7 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
     if child_table != table {
         walk(Subject { tgid: child_tgid, tid: child_tid, table: child_table }, process);
     }
+    late::passed(child_tgid);
 }
 
 /// Tells by what number a new process goes in its own pid namespace, if that is not the initial one.
@@ -159,6 +160,7 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
     }
     stack::program(who, bprm);
     walk(who, task.process);
+    late::passed(task.tgid);
 }
 
 /// `sched_process_exit(struct task_struct *p, …)`, in the context of `p`, before it lets go of its table.

@@ -169,6 +169,10 @@ pub mod gate {
     pub const WAITS: u64 = 256;
     /// Time between two that are told afterwards, nanoseconds.
     pub const WAITS_APART: u64 = 1_000_000;
+    /// A position of the ring before which whatever was told of the process had happened: all that is known of when a call
+    /// began whose start is looked at late. Whose it is, above.
+    pub const SINCE: u32 = 6;
+    pub const SINCE_BITS: u32 = 42;
     /// The first of the words with a byte for each value of the low six bits of a number, one of [`super::hands`]: the
     /// programs themselves watch such a number of the process. Bytes, for processors that set bits of one word at the same
     /// time would undo each other's.

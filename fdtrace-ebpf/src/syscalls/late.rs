@@ -13,7 +13,7 @@ use core::ffi::c_void;
 use aya_ebpf::{bindings::BPF_RB_FORCE_WAKEUP, helpers::bpf_get_current_pid_tgid};
 use fdtrace_common::{
     class::{self, hook},
-    wire::{Inflight, NOT_SEEN, orders, starts},
+    wire::{Inflight, NOT_SEEN, gate, orders, starts},
 };
 
 use super::{Turn, arg, begin, inflight, light, maps_code, number, tells_by_itself};
@@ -102,7 +102,36 @@ pub fn started(tgid: u32, tid: u32) -> Inflight {
     if seen.pos != NOT_SEEN || !has_been_on() || is_unknown(tgid) || kernel::in_compat_call() {
         return seen;
     }
-    Inflight { pos: emit::position(), time: emit::now(), ..seen }
+    Inflight { pos: since(tgid), time: emit::now(), ..seen }
+}
+
+/// The position before which a call of the process did not begin, as far as is known. Not the present one: what the call did
+/// it has done, and who else has the file or the interest list may have seen it and been told of meanwhile.
+#[inline(always)]
+fn since(tgid: u32) -> u64 {
+    let word = filter::word(tgid, gate::SINCE);
+    if word >> gate::SINCE_BITS == u64::from(tgid) { word & SINCE_MASK } else { NOT_SEEN }
+}
+
+const SINCE_MASK: u64 = (1 << gate::SINCE_BITS) - 1;
+
+/// What there was to be told of a process until now has been told: its next call begins after that.
+#[inline(always)]
+pub fn passed(tgid: u32) {
+    let position = emit::position();
+    // While the process is alone its calls come one after the other, and nobody asks when it is not.
+    if may_be() && position <= SINCE_MASK {
+        filter::set_word(tgid, gate::SINCE, u64::from(tgid) << gate::SINCE_BITS | position);
+    }
+}
+
+/// The same of the current process, if it may be traced.
+#[inline(always)]
+pub fn ended() {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if filter::may_be(tgid) {
+        passed(tgid);
+    }
 }
 
 /// What is to be done about the start of a call that ends.
@@ -165,7 +194,12 @@ pub fn begin_now(regs: *const c_void) -> Option<(Task, bool)> {
     if Files::of_current().users() != 1 || is_unknown(task.tgid) {
         return Some((task, false));
     }
-    begin(regs, number(regs), task, Turn::First)
+    let begun = begin(regs, number(regs), task, Turn::First)?;
+    if let Some(slot) = inflight::slot(task.tid) {
+        // SAFETY: a live element of an array map, which this thread has just filled.
+        unsafe { (*slot).pos = since(task.tgid) };
+    }
+    Some(begun)
 }
 
 /// The start of a call that has a hook of its own. As `enter`.

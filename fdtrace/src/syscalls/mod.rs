@@ -179,9 +179,10 @@ pub fn hooked(native: &[u8; SYSCALLS], compat: &[u8; SYSCALLS], witnesses: &[u8;
     std::array::from_fn(of)
 }
 
-/// Does a call of this class do away with what there is to be seen when it begins?
+/// Does a call of this class do away with what there is to be seen when it begins, or edit what other processes have?
 const fn is_early(class: u8) -> bool {
-    matches!(class, class::CLOSE | class::DUP2 | class::CLOSE_RANGE | class::FCNTL | class::IOCTL)
+    use class::{CLOSE, CLOSE_RANGE, DUP2, EPOLL_CTL, FCNTL, IOCTL};
+    matches!(class, CLOSE | DUP2 | CLOSE_RANGE | FCNTL | IOCTL | EPOLL_CTL)
 }
 
 /// The names of such calls.
@@ -278,8 +279,14 @@ mod tests {
 
     #[test]
     fn starts_that_cannot_be_looked_at_later() {
-        assert_eq!(early(Arch::X86_64).collect::<Vec<_>>(), ["close", "ioctl", "dup2", "fcntl", "dup3", "close_range"]);
-        assert_eq!(early(Arch::Aarch64).collect::<Vec<_>>(), ["close", "ioctl", "fcntl", "dup3", "close_range"]);
+        assert_eq!(
+            early(Arch::X86_64).collect::<Vec<_>>(),
+            ["close", "ioctl", "dup2", "fcntl", "epoll_ctl", "dup3", "close_range"]
+        );
+        assert_eq!(
+            early(Arch::Aarch64).collect::<Vec<_>>(),
+            ["close", "ioctl", "fcntl", "epoll_ctl", "dup3", "close_range"]
+        );
     }
 
     #[test]

@@ -124,9 +124,8 @@ impl Starts {
         if self.needed.get() != 0 {
             self.patience = self.patience.map(|patience| (patience * 2).min(Self::LONGEST));
         }
-        // Before the look: who shares a table after it asks for the hook.
         self.needed.set(0)?;
-        if self.sharing.keys().next().is_some() {
+        if self.anybody_shares() {
             return Ok(());
         }
         if self.early.is_none() {
@@ -135,9 +134,17 @@ impl Starts {
         }
         let mut link = hook.link();
         hook.orders.set(orders::STARTS, starts::LATE)?;
+        // From here on who begins to share a table asks for the hook.
+        if self.anybody_shares() {
+            return hook.orders.set(orders::STARTS, starts::HOOKED_AGAIN);
+        }
         *link = None;
         log::debug!("no traced process shares its table: the hook on the start of all calls is taken away");
         Ok(())
+    }
+
+    fn anybody_shares(&self) -> bool {
+        self.sharing.keys().next().is_some()
     }
 
     /// Nothing new is to be told.
