@@ -136,9 +136,10 @@ struct Trace {
     /// cost of --no-stacks. Of the others no owners are known
     #[arg(long, value_name = "N", conflicts_with = "no_stacks", default_value_t = 0, hide_default_value = true)]
     arm_at: u32,
-    /// Do without the hook on the start of all system calls when no traced process has had threads for so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "1", hide = true)]
-    late_after: Duration,
+    /// Do without the hook on the start of all system calls when no traced process has had threads for so many seconds:
+    /// other programs pay less, but of what several processes do to one file the order is known less exactly
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    late_after: Option<Duration>,
     /// Use at most so much of one processor: over it stacks are left out, then paths, then events, all of it counted. What
     /// the hooks cost the traced program is not part of it
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=6400))]

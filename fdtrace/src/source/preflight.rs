@@ -289,13 +289,13 @@ fn trampolines(btf: Option<&Btf<'_>>) -> Check {
     }
 }
 
-/// What other programs pay for. Never a problem either.
+/// What `--late-after` needs. Never a problem either.
 fn single_calls(release: &[u8]) -> Check {
     const NAME: &str = "single calls";
     const STAYS: &str = "the hook on the start of all calls stays";
     match parse_release(&escape_terminal(release)) {
         Some(version) if (STACKS..PREEMPTS).contains(&version) => match early::look() {
-            Ok(()) => Check::ok(NAME, "no hook on the start of all calls while no traced process has threads"),
+            Ok(()) => Check::ok(NAME, "have events: `--late-after` has an effect"),
             Err(error) => Check::warn(NAME, format!("{error:#}: {STAYS}"), None),
         },
         _ => Check::ok(NAME, format!("not tried: {STAYS} on this kernel")),

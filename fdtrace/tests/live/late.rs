@@ -1,5 +1,5 @@
-//! Most of the time no traced process has threads, and the hook on the start of all calls is taken away. What is found has to
-//! be the same, there and when it is back.
+//! With `--late-after`, and while no traced process has threads, the hook on the start of all calls is taken away. What is
+//! found has to be the same, there and when it is back.
 
 use super::harness::{Report, known_pythons, scripted};
 

@@ -61,7 +61,7 @@ impl Default for Settings {
             stack_bytes: [0, 0],
             arm_at: 0,
             twice: None,
-            late_after: Some(Starts::PATIENCE),
+            late_after: None,
         }
     }
 }

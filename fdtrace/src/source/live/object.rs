@@ -105,8 +105,8 @@ pub fn load(settings: &Settings) -> Result<Object> {
     // A second copy of a hook has to know what the first one saw of each start.
     let can_be_late = !twice && settings.late_after.is_some() && is_at_least(CAN_BE_LATE);
     let may_be_late = u32::from(can_be_late);
-    if !can_be_late {
-        log::debug!("this kernel needs the hook on the start of all calls");
+    if settings.late_after.is_some() && !can_be_late {
+        log::info!("this kernel needs the hook on the start of all calls");
     }
     let returns_by_stack = u32::from(Arch::native() == Arch::X86_64);
     let debug = u32::from(settings.debug);

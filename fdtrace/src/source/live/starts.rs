@@ -65,9 +65,7 @@ impl Hook {
 }
 
 impl Starts {
-    /// Most programs are through by then, or have begun their threads: they are seen from their first call on.
-    pub const PATIENCE: Duration = Duration::from_secs(1);
-    /// It doubles whenever the hook is needed again, up to this.
+    /// Patience doubles whenever the hook is needed again, up to this.
     const LONGEST: Duration = Duration::from_secs(60);
 
     pub fn new(object: &mut Object) -> Result<Self> {
