@@ -67,8 +67,6 @@ pub mod hook {
     pub const EMPTY_PATH: u8 = 16;
     /// [`super::witness::MAPS`].
     pub const MAPS: u8 = 32;
-    /// Native: what it does away with can only be seen when it begins, whoever else can change the table.
-    pub const EARLY: u8 = 64;
 }
 
 /// Which witnesses are called for a system call: bits.

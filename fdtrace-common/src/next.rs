@@ -8,12 +8,6 @@ pub const EXIT_CALL: u32 = 1;
 pub const EXIT_MEMORY: u32 = 2;
 /// Calls that may give the thread another table.
 pub const EXIT_TABLE: u32 = 3;
-/// The start of the call is looked at now.
-pub const EXIT_BEGIN: u32 = 4;
-/// Who makes a call of which that is so; goes on with [`EXIT_END`].
-pub const EXIT_BEGIN_STACK: u32 = 5;
-/// The end of such a call.
-pub const EXIT_END: u32 = 6;
-pub const EXIT_PROGRAMS: u32 = 7;
+pub const EXIT_PROGRAMS: u32 = 4;
 /// No program, in either array: see `on_its_task_s_stack` of the kernel side.
 pub const NOBODY: u32 = u32::MAX;

@@ -3,10 +3,10 @@
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use fdtrace_common::{
     globals::SYSCALLS,
-    wire::{TracedProcess, gate, hands, traced},
+    wire::{TracedProcess, traced},
 };
 
-use crate::maps::{GATES, TRACED};
+use crate::maps::{PYTHON_SIEVE, SIEVE, SIEVE_ENTRIES, TRACED};
 
 #[unsafe(no_mangle)]
 static CLASSES: [u8; SYSCALLS] = [0; SYSCALLS];
@@ -101,147 +101,75 @@ pub fn may_be_traced() -> bool {
 }
 
 #[inline(always)]
-pub fn may_be(tgid: u32) -> bool {
-    word(tgid, gate::KNOWN) != 0
+fn may_be(tgid: u32) -> bool {
+    mark(tgid) != 0
 }
 
-/// A word of a process, or of another one with the same low bits.
-#[inline(always)]
-pub fn word(tgid: u32, word: u32) -> u64 {
-    GATES.get(gate::index(tgid, word)).copied().unwrap_or(0)
+/// What the coarse filter says of processes: bits of an element.
+pub mod mark {
+    /// One may be traced.
+    pub const TRACED: u32 = 1;
+    /// One runs a new program that has closed a number: see `fresh`.
+    pub const FRESH: u32 = 2;
 }
 
 #[inline(always)]
-pub fn set_word(tgid: u32, word: u32, value: u64) {
-    if let Some(place) = GATES.get_ptr_mut(gate::index(tgid, word)) {
+pub fn mark(tgid: u32) -> u32 {
+    SIEVE.get(tgid & (SIEVE_ENTRIES - 1)).copied().unwrap_or(0)
+}
+
+/// Changes the mark of a traced process. Who has the same one may lose or win [`mark::FRESH`], of which nothing depends but
+/// what is told unasked.
+#[inline(always)]
+pub fn set_mark(tgid: u32, value: u32) {
+    if let Some(mark) = SIEVE.get_ptr_mut(tgid & (SIEVE_ENTRIES - 1)) {
         // SAFETY: a live element of an array map.
-        unsafe { *place = value };
+        unsafe { *mark = value };
+    }
+}
+
+/// There is nothing to be told unasked any more.
+#[inline(always)]
+pub fn unmark(tgid: u32) {
+    if mark(tgid) & mark::FRESH != 0 {
+        set_mark(tgid, mark::TRACED);
     }
 }
 
 /// Is an interpreter known in the process, or was one?
 #[inline(always)]
 pub fn may_run_python(tgid: u32) -> bool {
-    word(tgid, gate::KNOWN) & gate::PYTHON != 0
+    PYTHON_SIEVE.get(tgid & (SIEVE_ENTRIES - 1)).is_some_and(|mark| *mark != 0)
 }
 
 /// An interpreter is known.
 #[inline(always)]
 pub fn runs_python(tgid: u32) {
-    set_word(tgid, gate::KNOWN, gate::TRACED | gate::PYTHON);
-}
-
-/// May a start be kept of a call that does nothing but use a number?
-#[inline(always)]
-pub fn may_have_kept(tgid: u32) -> bool {
-    word(tgid, gate::KEPT) != 0
-}
-
-/// One is about to be.
-#[inline(always)]
-pub fn keeps(tgid: u32) {
-    if !may_have_kept(tgid) {
-        set_word(tgid, gate::KEPT, 1);
-    }
-}
-
-/// May the process have begun just now, and closed a number? See `fresh`.
-#[inline(always)]
-pub fn may_be_fresh(tgid: u32) -> bool {
-    word(tgid, gate::FRESH) != 0
-}
-
-/// Who has the same word may lose or win it, of which nothing depends but what is told unasked.
-#[inline(always)]
-pub fn set_fresh(tgid: u32, fresh: bool) {
-    set_word(tgid, gate::FRESH, u64::from(fresh));
-}
-
-/// Is it known that there is nobody to be searched for who holds this number?
-#[inline(always)]
-pub fn is_settled(tgid: u32, fd: u32) -> bool {
-    fd < gate::SETTLED_NUMBERS && settled(tgid) >> (fd & 63) & 1 != 0
-}
-
-/// From now on. Two threads at once may lose one of two numbers, which costs a search.
-#[inline(always)]
-pub fn settle(tgid: u32, fd: u32) {
-    if fd < gate::SETTLED_NUMBERS {
-        let whose = u64::from(tgid) << gate::SETTLED_NUMBERS;
-        set_word(tgid, gate::SETTLED, whose | settled(tgid) | 1 << (fd & 63));
-    }
-}
-
-/// Not any more.
-#[inline(always)]
-pub fn unsettle(tgid: u32, fd: u32) {
-    if is_settled(tgid, fd) {
-        let whose = u64::from(tgid) << gate::SETTLED_NUMBERS;
-        set_word(tgid, gate::SETTLED, whose | settled(tgid) & !(1 << (fd & 63)));
-    }
-}
-
-/// None of its numbers.
-#[inline(always)]
-pub fn unsettle_all(tgid: u32) {
-    set_word(tgid, gate::SETTLED, 0);
-}
-
-#[inline(always)]
-fn settled(tgid: u32) -> u64 {
-    let word = word(tgid, gate::SETTLED);
-    if (word >> gate::SETTLED_NUMBERS) as u32 == tgid { word & ((1 << gate::SETTLED_NUMBERS) - 1) } else { 0 }
-}
-
-/// Does anybody on this side watch a number like this one of a process, and from which hands?
-#[inline(always)]
-pub fn watched(tgid: u32, fd: u64) -> u8 {
-    // SAFETY: a live element of an array map, of eight bytes.
-    watches_of(tgid, fd).map_or(hands::NONE, |hands| unsafe { *hands })
-}
-
-/// From now on.
-#[inline(always)]
-pub fn watches(tgid: u32, fd: u32, hands: u8) {
-    if watched(tgid, u64::from(fd)) < hands
-        && let Some(word) = watches_of(tgid, u64::from(fd))
-    {
-        // SAFETY: as above.
-        unsafe { *word = hands };
-    }
-}
-
-#[inline(always)]
-fn watches_of(tgid: u32, fd: u64) -> Option<*mut u8> {
-    // Where the compiler knows that a number is small it leaves masks away, and the verifier of 6.1 does not know it.
-    let fd = core::hint::black_box(fd as u32);
-    let word = GATES.get_ptr_mut(gate::index(tgid, gate::WATCHED + (fd >> 3 & 7)))?;
-    // SAFETY: inside of the word.
-    Some(unsafe { word.cast::<u8>().add((fd & 7) as usize) })
-}
-
-/// A child has the numbers of its parent.
-#[inline(always)]
-pub fn inherits_watches(parent: u32, child: u32) {
-    for at in gate::WATCHED..gate::WATCHED + 8 {
-        set_word(child, at, word(parent, at));
+    if let Some(mark) = PYTHON_SIEVE.get_ptr_mut(tgid & (SIEVE_ENTRIES - 1)) {
+        // SAFETY: a live element of an array map; everybody stores the same value.
+        unsafe { *mark = 1 };
     }
 }
 
 /// Begins to trace a process. `false`: the set is full.
 #[inline(always)]
 pub fn adopt(tgid: u32, flags: u32) -> bool {
-    let process = TracedProcess { flags, execs: 0, lost: 0, new_until: 0, closed: 0, uses_left: 0, run: 0 };
+    let process = TracedProcess {
+        flags,
+        execs: 0,
+        lost: 0,
+        new_until: 0,
+        closed: 0,
+        uses_left: 0,
+        run: 0,
+        waits_left: TracedProcess::WAITS,
+        reserved: 0,
+        waited: 0,
+    };
     if TRACED.insert(tgid, process, 0).is_err() {
         return false;
     }
-    if !may_be(tgid) {
-        set_word(tgid, gate::KNOWN, gate::TRACED);
-    }
-    set_fresh(tgid, false);
-    // Another process may have had the id before.
-    unsettle_all(tgid);
-    set_word(tgid, gate::WAITS_LEFT, gate::WAITS);
+    set_mark(tgid, mark::TRACED);
     true
 }
 

@@ -5,10 +5,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{
-    bpf_get_current_task, bpf_get_current_task_btf,
-    generated::{bpf_probe_read_kernel, bpf_task_pt_regs},
-};
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf, generated::bpf_probe_read_kernel};
 use fdtrace_common::{
     globals::Offsets,
     wire::{FileInfo, flag},
@@ -85,13 +82,6 @@ pub fn in_compat_call() -> bool {
         return false;
     }
     of_task::<u32>(offset!(task_status)) & bit != 0
-}
-
-/// The registers of the current task's system call (5.15).
-#[inline(always)]
-pub fn registers() -> *const c_void {
-    // SAFETY: the helpers have no preconditions; the second one is given what the first one returns.
-    unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) as *const c_void }
 }
 
 /// How often the current task has given up its processor of its own accord: more often after a call that waited.
@@ -254,12 +244,6 @@ pub fn has_turns(file: u64) -> bool {
         S_IFREG => status_flags(file) & O_APPEND == 0,
         _ => false,
     }
-}
-
-/// Nobody else has this file, in a table of his own or under another number.
-#[inline(always)]
-pub fn has_one_hand(file: u64) -> bool {
-    read::<u64>(file + offset!(file_count) as u64) == offset!(file_count_of_one) as u64
 }
 
 /// Fills `out` with what a `struct file` is.

@@ -36,18 +36,10 @@ mod watch;
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    EbpfContext,
-    macros::{btf_tracepoint, tracepoint},
-    maps::ProgramArray,
-    programs::{BtfTracePointContext, TracePointContext},
-};
+use aya_ebpf::{EbpfContext, macros::btf_tracepoint, maps::ProgramArray, programs::BtfTracePointContext};
 use fdtrace_common::{next, wire::loss};
 
-use syscalls::{
-    Turn,
-    late::{self, Start},
-};
+use syscalls::Turn;
 
 /// Nonzero: send diagnostics through aya-log. A constant to the verifier, which removes the branch when it is zero.
 #[unsafe(no_mangle)]
@@ -91,27 +83,6 @@ pub fn stack_at_enter(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// `syscalls:sys_enter_close` and others whose start cannot be looked at later, each attached to this one program.
-#[tracepoint]
-pub fn sys_enter_early(ctx: TracePointContext) -> u32 {
-    let regs = kernel::registers();
-    if let Some((task, watched)) = late::begin_early(regs)
-        && syscalls::wants_at_enter(regs, syscalls::number(regs), &task, watched)
-    {
-        // SAFETY: does not return if there is a program, and does nothing if there is none.
-        unsafe { maps::EARLY_NEXT.tail_call(&ctx, 0) };
-    }
-    0
-}
-
-/// Reached from [`sys_enter_early`].
-#[tracepoint]
-pub fn stack_early(_ctx: TracePointContext) -> u32 {
-    let regs = kernel::registers();
-    stack::at_enter(regs, syscalls::number(regs));
-    0
-}
-
 /// Since 4.18: `TP_PROTO(struct pt_regs *regs, long ret)`.
 /// <https://github.com/torvalds/linux/blob/v6.12/include/trace/events/syscalls.h#L44>
 #[btf_tracepoint(function = "sys_exit")]
@@ -127,57 +98,13 @@ pub fn sys_exit_again(ctx: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn at_exit(ctx: &BtfTracePointContext, turn: Turn) -> i32 {
-    if syscalls::may_be_ours(ctx.arg(0), ctx.arg(1), turn) {
-        match late::look(ctx.arg(0), ctx.arg(1), turn) {
-            Start::Dull => return 0,
-            // SAFETY: does not return: user space puts the program in its place before it lets starts be late.
-            Start::Due => unsafe { maps::EXIT_NEXT.tail_call(ctx, next::EXIT_BEGIN) },
-            Start::Past => {}
+    if syscalls::may_be_ours(ctx.arg(0), ctx.arg(1), turn) && !syscalls::tells_nothing(ctx.arg(0), ctx.arg(1)) {
+        if syscalls::wants_at_exit(ctx.arg(0), ctx.arg(1)) {
+            // SAFETY: does not return if there is a program, and does nothing if there is none.
+            unsafe { maps::EXIT_NEXT.tail_call(ctx, next::EXIT_STACK) };
         }
-        end(ctx);
+        tell(ctx);
     }
-    0
-}
-
-/// The end of a call whose start was looked at.
-#[inline(always)]
-fn end(ctx: &BtfTracePointContext) {
-    if syscalls::tells_nothing(ctx.arg(0), ctx.arg(1)) {
-        return;
-    }
-    if syscalls::wants_at_exit(ctx.arg(0), ctx.arg(1)) {
-        // SAFETY: does not return if there is a program, and does nothing if there is none.
-        unsafe { maps::EXIT_NEXT.tail_call(ctx, next::EXIT_STACK) };
-    }
-    tell(ctx);
-}
-
-/// Reached from [`sys_exit`], where a call's start is looked at when it is over.
-#[btf_tracepoint(function = "sys_exit")]
-pub fn begin_at_exit(ctx: BtfTracePointContext) -> i32 {
-    if let Some((task, watched)) = late::begin_now(ctx.arg(0))
-        && syscalls::wants_at_enter(ctx.arg(0), syscalls::number(ctx.arg(0)), &task, watched)
-    {
-        // SAFETY: as above.
-        unsafe { maps::EXIT_NEXT.tail_call(&ctx, next::EXIT_BEGIN_STACK) };
-    }
-    end(&ctx);
-    0
-}
-
-/// Reached from [`begin_at_exit`].
-#[btf_tracepoint(function = "sys_exit")]
-pub fn stack_begun(ctx: BtfTracePointContext) -> i32 {
-    stack::at_enter(ctx.arg(0), syscalls::number(ctx.arg(0)));
-    // SAFETY: as above.
-    unsafe { maps::EXIT_NEXT.tail_call(&ctx, next::EXIT_END) };
-    0
-}
-
-/// Reached from [`stack_begun`], which has no room on its stack for this.
-#[btf_tracepoint(function = "sys_exit")]
-pub fn end_begun(ctx: BtfTracePointContext) -> i32 {
-    end(&ctx);
     0
 }
 
@@ -203,7 +130,6 @@ pub fn stack_at_exit(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn call_at_exit(ctx: BtfTracePointContext) -> i32 {
     syscalls::tell_call(ctx.arg(0), ctx.arg(1));
-    late::ended();
     on_its_task_s_stack(&ctx, &maps::EXIT_NEXT);
     0
 }
@@ -211,7 +137,6 @@ pub fn call_at_exit(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn memory_at_exit(ctx: BtfTracePointContext) -> i32 {
     syscalls::tell_memory(ctx.arg(0), ctx.arg(1));
-    late::ended();
     on_its_task_s_stack(&ctx, &maps::EXIT_NEXT);
     0
 }
@@ -219,7 +144,6 @@ pub fn memory_at_exit(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 pub fn table_at_exit(ctx: BtfTracePointContext) -> i32 {
     syscalls::tell_table(ctx.arg(0), ctx.arg(1));
-    late::ended();
     on_its_task_s_stack(&ctx, &maps::EXIT_NEXT);
     0
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use fdtrace_common::{
     next,
-    wire::{Inflight, PerCpu, Scratch, TracedProcess, Watch, gate},
+    wire::{Inflight, PerCpu, Scratch, TracedProcess, Watch},
     witness::{ClassKey, CodeKey, CodeRoom, Holder, ImageKey, PyEntry, PyImage, SlotKey, StackRoom},
 };
 
@@ -24,18 +24,15 @@ pub static TAKEN: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static TRACED: HashMap<u32, TracedProcess> = HashMap::with_max_entries(65_536, 0);
 
-/// What most calls of a process are asked, in words that lie side by side so that they cost one look at memory:
-/// `gate::WORDS` for each value of the low bits of a tgid, see `fdtrace_common::wire::gate`.
+/// A coarse filter in front of [`TRACED`]: zero means that no traced process has these low bits of tgid, else bits of
+/// `filter::mark`. Entries never become zero again, so a plain store is enough and a false negative is impossible.
 #[map]
-pub static GATES: Array<u64> = Array::with_max_entries(gate::PROCESSES * gate::WORDS, 0);
+pub static SIEVE: Array<u32> = Array::with_max_entries(SIEVE_ENTRIES, 0);
+pub const SIEVE_ENTRIES: u32 = 16_384;
 
-/// The processes whose table more than one task has had since their program began, by tgid.
+/// The same for [`PYTHON`].
 #[map]
-pub static SHARING: HashMap<u32, u32> = HashMap::with_max_entries(8192, 0);
-
-/// Wakes whoever puts the hook on the start of all calls back.
-#[map]
-pub static NEEDS: RingBuf = RingBuf::with_byte_size(4096, 0);
+pub static PYTHON_SIEVE: Array<u32> = Array::with_max_entries(SIEVE_ENTRIES, 0);
 
 /// What is known of the call each thread is in, indexed by the low bits of its tid.
 /// An array and not a hash: pairing through a hash costs more than everything else together.
@@ -95,11 +92,9 @@ pub static STACK_ROOM: PerCpuArray<StackRoom> = PerCpuArray::with_max_entries(1,
 #[map]
 pub static CODE_ROOM: PerCpuArray<CodeRoom> = PerCpuArray::with_max_entries(1, 0);
 
-/// The programs that the hooks go on with. Three arrays, because one may hold only programs of one tracepoint, or of one kind. Those that
+/// The programs that the hooks go on with. Two arrays, because one may hold only programs of one tracepoint. Those that
 /// capture stacks are there where the kernel accepted them.
 #[map]
 pub static ENTER_NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
-#[map]
-pub static EARLY_NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static EXIT_NEXT: ProgramArray = ProgramArray::with_max_entries(next::EXIT_PROGRAMS, 0);

@@ -11,7 +11,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_loop;
 use fdtrace_common::{
-    wire::{hands, watch_key},
+    wire::watch_key,
     witness::{
         Bind, CANDIDATES_MAX, CLOSEFD, Candidate, ClassKey, Holder, MAYBE_MAX, SlotKey, found, kind, owns, shared_class,
     },
@@ -20,9 +20,9 @@ use fdtrace_common::{
 use crate::{
     classes,
     emit::{self, Subject},
-    filter,
     kernel::{Files, program_image, returns_by_stack, thread_pointer},
     maps::{HELD, HOLDERS, STACK_ROOM, WALK, WATCHED},
+    shared::watches_number,
     stdio,
     walk::{self, MET, POINTERS, SEARCH_REGISTERS, STRIDE, WORDS, Walk, has_python, mode, peek},
     watch,
@@ -353,7 +353,6 @@ unsafe fn recall(walk: *mut Walk) {
         if let Some(holder) = HOLDERS.get(&key) {
             keep(&raw mut (*walk).known, holder);
             let _ = HOLDERS.remove(&key);
-            filter::unsettle((*walk).tgid, (*walk).wanted_fd);
         }
         (*walk).is_closedir = 0;
         if (*walk).known.owns == owns::DIRECTORY {
@@ -383,7 +382,6 @@ unsafe fn closed(walk: *mut Walk) {
             bpf_loop((*walk).candidates, close_step as *mut c_void, core::ptr::null_mut(), 0);
             // As it was before the search, whoever was bound to the number meanwhile.
             let _ = HOLDERS.remove(&wanted_slot(walk));
-            filter::unsettle((*walk).tgid, (*walk).wanted_fd);
         }
     }
 }
@@ -430,9 +428,7 @@ unsafe fn is_decided(walk: *mut Walk) -> bool {
     unsafe {
         let fd = (*walk).wanted_fd;
         let known = &raw const (*walk).known;
-        if watch::watches((*walk).tgid, u64::from(fd)) == hands::ANY
-            && WATCHED.get_ptr(watch_key((*walk).tgid, fd)).is_some()
-        {
+        if watches_number(u64::from(fd)) && WATCHED.get_ptr(watch_key((*walk).tgid, fd)).is_some() {
             // Somebody was left behind with this number, and may close it: a stream by `fclose`, see `wanted`.
             let is_free = (*known).begun != 0 && (*known).object == 0 && (*known).maybe[0] == 0;
             return is_free && !has_python(walk) && returns_by_stack() && !is_library_s(walk);
@@ -561,20 +557,10 @@ pub unsafe fn wanted(walk: *mut Walk, fd: u32, always: bool) -> bool {
 
 /// Is it known who holds this number, or has been searched for in vain often enough?
 #[inline(always)]
-pub fn is_settled(tgid: u32, fd: u32) -> bool {
-    if filter::is_settled(tgid, fd) {
-        return true;
-    }
-    let Some(process) = filter::process(tgid) else { return true };
-    // SAFETY: a live element of a hash map.
-    let execs = unsafe { (*process).execs };
+pub fn is_settled(tgid: u32, execs: u32, fd: u32) -> bool {
     let Some(known) = HOLDERS.get_ptr(&slot_key(tgid, execs, fd)) else { return false };
-    // SAFETY: as above.
-    let settled = unsafe { (*known).object != 0 || (*known).searches > SEARCHES };
-    if settled {
-        filter::settle(tgid, fd);
-    }
-    settled
+    // SAFETY: a live element of a hash map.
+    unsafe { (*known).object != 0 || (*known).searches > SEARCHES }
 }
 
 /// A number was given out: nobody is known to hold it yet. If a search was made, what it found may come to hold it.
@@ -588,7 +574,6 @@ pub unsafe fn begun(walk: *mut Walk) {
         maybes(walk);
         (*walk).known.begun = 1;
         let _ = HOLDERS.insert(&wanted_slot(walk), &(*walk).known, 0);
-        filter::unsettle((*walk).tgid, (*walk).wanted_fd);
     }
 }
 

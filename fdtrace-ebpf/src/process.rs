@@ -17,8 +17,7 @@ use crate::{
     emit::{self, Subject},
     filter, fresh,
     kernel::{Files, member, offset, read},
-    stack,
-    syscalls::{self, late},
+    stack, syscalls,
     turns::{self, Room},
     waits,
 };
@@ -54,19 +53,15 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
     if child_tgid != tgid {
         // SAFETY: as above.
         stack::forked(tgid, child_tgid, unsafe { (*process).execs });
-        filter::inherits_watches(tgid, child_tgid);
         // What the one adds to a shared list, the other is told of.
-        waits::look(tgid);
+        waits::look(process);
         if flags & traced::NEW != 0
             && let Some(child) = filter::process(child_tgid)
         {
             fresh::forked(process, child, child_tgid);
         }
     }
-    let start = late::started(tgid, tid);
-    if child_table == table {
-        late::shares(tgid, child_tgid);
-    }
+    let start = syscalls::started(tid);
     emit::fixed::<Fork>(loss::RING_PROCESS, process, |record| {
         // SAFETY: the reserved record.
         unsafe {
@@ -86,7 +81,6 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
     if child_table != table {
         walk(Subject { tgid: child_tgid, tid: child_tid, table: child_table }, process);
     }
-    late::passed(child_tgid);
 }
 
 /// Tells by what number a new process goes in its own pid namespace, if that is not the initial one.
@@ -117,14 +111,12 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
     // SAFETY: a live element of a hash map; the process is alone now and waits for nobody.
     unsafe { (*task.process).flags &= !traced::WAIT_EXEC };
     stack::executed(task.process, task.tgid, bprm);
-    waits::look(task.tgid);
-    filter::unsettle_all(task.tgid);
+    waits::look(task.process);
     fresh::began(task.process, stack::runs_python(task.tgid));
     let files = Files::of_current();
     let who = Subject { tgid: task.tgid, tid: task.tid, table: files.files };
     // The call began under the old thread id.
-    let start = late::started(task.tgid, old_tid);
-    late::is_alone(task.tgid);
+    let start = syscalls::started(old_tid);
     if old_tid != task.tid {
         // The thread that had this id is dead.
         syscalls::forget(task.tid);
@@ -160,7 +152,6 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
     }
     stack::program(who, bprm);
     walk(who, task.process);
-    late::passed(task.tgid);
 }
 
 /// `sched_process_exit(struct task_struct *p, …)`, in the context of `p`, before it lets go of its table.
@@ -188,7 +179,6 @@ pub fn exit(task: *const c_void) {
     }
     if dead {
         stack::gone(current.tgid);
-        late::is_alone(current.tgid);
         filter::release(current.tgid);
     }
 }

@@ -8,8 +8,6 @@ use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
 };
 
-use fdtrace_common::wire::orders;
-
 /// A word shared with user space.
 #[repr(transparent)]
 pub struct Word(UnsafeCell<u64>);
@@ -69,24 +67,31 @@ pub static ARMED: Word = Word::zero();
 #[unsafe(link_section = ".data.snapshot")]
 pub static SNAPSHOT: Word = Word::zero();
 
-/// What user space alone writes, on one line of the cache.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".data.orders")]
-static ORDERS: [Word; orders::COUNT] = [const { Word::zero() }; orders::COUNT];
-
-/// One of `fdtrace_common::wire::orders`.
-#[inline(always)]
-pub fn order<const WHICH: usize>() -> u64 {
-    ORDERS[WHICH].get()
-}
-
 /// What is left out, one of `fdtrace_common::wire::shed`.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.shed")]
+pub static SHED: Word = Word::zero();
+
+/// One bit for each value of the low six bits of a number: user space watches such a number, see the `WATCHED` map.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.watched")]
+pub static WATCHED_NUMBERS: Word = Word::zero();
+
+/// The same for what the programs watch themselves, a word for each: processors that set bits of one word at the same time
+/// would undo each other's.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.own")]
+static OWN_NUMBERS: [Word; 64] = [const { Word::zero() }; 64];
+
+/// Watches a number, or a file behind it.
 #[inline(always)]
-pub fn shed() -> u64 {
-    order::<{ orders::SHED }>()
+pub fn watch_number(fd: u64) {
+    // Where the compiler knows that a number is small it leaves the mask away, and the verifier of 6.1 does not know it.
+    OWN_NUMBERS[(core::hint::black_box(fd) & 63) as usize].set(1);
 }
 
-/// Nonzero: the hook on the start of all calls is needed.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".data.needs")]
-pub static NEEDS_STARTS: Word = Word::zero();
+/// Does anybody watch a number like this one?
+#[inline(always)]
+pub fn watches_number(fd: u64) -> bool {
+    WATCHED_NUMBERS.get() >> (fd & 63) & 1 != 0 || OWN_NUMBERS[(fd & 63) as usize].get() != 0
+}

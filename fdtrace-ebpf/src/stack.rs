@@ -24,7 +24,9 @@ use crate::{
     filter::{self, Task},
     kernel::{self, Files, member, offset, read},
     maps::{EVENTS, IMAGES, PYTHON, STACK_ROOM, WALK},
-    owner, python, shared, syscalls,
+    owner, python,
+    shared::SHED,
+    syscalls,
     turns::{self, Room},
     walk::{SEARCH_REGISTERS, SEARCH_WORDS, SEARCH_WORDS_NATIVE, Walk, copy, has_python, mode, plan, planned},
 };
@@ -50,12 +52,11 @@ pub fn at_enter(regs: *const c_void, nr: u64) {
 #[inline(always)]
 fn enter(regs: *const c_void, nr: u64) {
     let Some(task) = filter::current() else { return };
-    let (time, before) = syscalls::began(task.tid);
-    // Of a call whose start was not seen the time is not known.
-    let Some(walk) = prepare(&task, if time == 0 { emit::now() } else { time }) else { return };
-    plan_at_enter(walk, &task, regs, nr, before);
+    let start = syscalls::started(task.tid);
+    let Some(walk) = prepare(&task, start.time) else { return };
+    plan_at_enter(walk, &task, regs, nr, start.before);
     // SAFETY: `walk` is this processor's room, and prepared.
-    unsafe { carry_out(walk, regs, nr, time) };
+    unsafe { carry_out(walk, regs, nr, start.time) };
 }
 
 /// What a call that begins is to be answered with.
@@ -176,7 +177,7 @@ fn exit(regs: *const c_void, ret: i64) {
     let nr: u64 = unsafe { member(regs, offset!(regs_nr)) };
     let wants = filter::witnesses(nr);
     let Some(task) = filter::current() else { return };
-    let (time, _) = syscalls::began(task.tid);
+    let start = syscalls::started(task.tid);
     let Some(walk) = prepare(&task, emit::now()) else { return };
     // SAFETY: `walk` is this processor's room, and prepared.
     unsafe {
@@ -187,7 +188,7 @@ fn exit(regs: *const c_void, ret: i64) {
         interpreter(walk, &task);
         (*walk).notes = note::AT_EXIT;
         registers(walk, regs);
-        tell(walk, nr, time);
+        tell(walk, nr, start.time);
         let class = filter::class(nr, false);
         if ret < 0 {
             (*walk).mode = mode::ANY;
@@ -335,7 +336,7 @@ unsafe fn finish(walk: *mut Walk) {
         (*walk).tail = tail as u32;
         (*walk).stack_want = stack_bytes(has_python(walk)) as u32;
         (*walk).stack_len = 0;
-        if (*walk).stack_want > 0 && (shared::shed() >= shed::COPIES || !emit::is_half_empty()) {
+        if (*walk).stack_want > 0 && (SHED.get() >= shed::COPIES || !emit::is_half_empty()) {
             emit::count_degraded(loss::RING_STACK);
             (*walk).notes |= note::STACK_OMITTED;
             (*walk).stack_want = 0;

@@ -136,10 +136,6 @@ struct Trace {
     /// cost of --no-stacks. Of the others no owners are known
     #[arg(long, value_name = "N", conflicts_with = "no_stacks", default_value_t = 0, hide_default_value = true)]
     arm_at: u32,
-    /// Do without the hook on the start of all system calls when no traced process has had threads for so many seconds:
-    /// other programs pay less, but of what several processes do to one file the order is known less exactly
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    late_after: Option<Duration>,
     /// Use at most so much of one processor: over it stacks are left out, then paths, then events, all of it counted. What
     /// the hooks cost the traced program is not part of it
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=6400))]
@@ -216,7 +212,6 @@ impl Cli {
             stacks: !self.trace.no_stacks,
             stack_bytes: self.trace.stack_bytes.map_or(STACK_BYTES, |bytes| [bytes.next_multiple_of(STACK_STEP); 2]),
             arm_at: self.trace.arm_at,
-            late_after: self.trace.late_after,
             max_cpu: self.trace.max_cpu.map(|percent| f64::from(percent) / 100.0),
             max_memory: self.trace.max_memory.map(|size| size << 20),
             debug: self.verbose > 1,

@@ -16,8 +16,6 @@ pub struct Plan {
     pub stack_bytes: [u32; 2],
     /// Capture who makes the calls only for numbers from here on: a table with fewer open descriptors has none of those.
     pub arm_at: u32,
-    /// How long nobody has to need the hook on the start of all calls until it is taken away; `None`: it stays.
-    pub late_after: Option<Duration>,
     /// What we may take: of one processor, where 1 is all of it, and bytes of memory.
     pub max_cpu: Option<f64>,
     pub max_memory: Option<u64>,

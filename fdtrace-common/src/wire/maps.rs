@@ -30,6 +30,11 @@ pub struct TracedProcess {
     pub uses_left: u32,
     /// The number whose use was told last, and how often in a row, in the lower half.
     pub run: u32,
+    /// How many waits for events will be told whatever they bring; then one in a while is enough.
+    pub waits_left: u32,
+    pub reserved: u32,
+    /// When the last one began that was told after those, nanoseconds of `CLOCK_BOOTTIME`.
+    pub waited: u64,
 }
 
 impl TracedProcess {
@@ -40,6 +45,11 @@ impl TracedProcess {
     /// Uses that are told of a new program, and of one number in a row.
     pub const USES: u32 = 32;
     pub const RUN: u32 = 4;
+    /// Waits that are told from when a process begins, forks, or closes a number that is in an interest list: an entry that
+    /// outlives its number, or that somebody else adds, shows there.
+    pub const WAITS: u32 = 256;
+    /// Time between two that are told afterwards, nanoseconds.
+    pub const WAITS_APART: u64 = 1_000_000;
 }
 
 /// The call that a thread is in.
@@ -120,86 +130,10 @@ pub mod shared {
     /// The lower half: the snapshot iterator looks at this tgid only; 0: at all that are traced. The upper half: which
     /// snapshot it is.
     pub const SNAPSHOT: &str = ".data.snapshot";
-    /// What user space alone writes, side by side because most calls look at it: a map of one value of as many words as
-    /// [`super::orders`] has.
-    pub const ORDERS: &str = ".data.orders";
-    /// Nonzero: the hook on the start of all calls is needed.
-    pub const NEEDS_STARTS: &str = ".data.needs";
-}
-
-/// Words of [`shared::ORDERS`].
-pub mod orders {
-    /// One bit for each value of the low six bits of a number: user space watches such a number, see the `WATCHED` map.
-    pub const WATCHED_NUMBERS: usize = 0;
-    /// Where the starts of calls are looked at, one of [`super::starts`].
-    pub const STARTS: usize = 1;
+    /// One bit for each value of the low six bits of a number: somebody watches such a number, see the `WATCHED` map.
+    pub const WATCHED_NUMBERS: &str = ".data.watched";
     /// What is left out, one of [`super::shed`].
-    pub const SHED: usize = 2;
-    pub const COUNT: usize = 3;
-}
-
-/// The words of the `GATES` map, of which each value of the low bits of a tgid has [`gate::WORDS`].
-pub mod gate {
-    /// Values of the low bits of a tgid.
-    pub const PROCESSES: u32 = 8192;
-    pub const WORDS: u32 = 16;
-
-    /// A coarse filter: zero means that no traced process has these low bits, else bits. It never becomes zero again, so a
-    /// plain store is enough and a false negative is impossible.
-    pub const KNOWN: u32 = 0;
-    /// In [`KNOWN`]: one may be traced.
-    pub const TRACED: u64 = 1;
-    /// In [`KNOWN`]: an interpreter is known in one, or was.
-    pub const PYTHON: u64 = 2;
-    /// Nonzero: the starts of calls that only use a number were kept, or are. For good.
-    pub const KEPT: u32 = 1;
-    /// Nonzero: one runs a new program that has closed a number.
-    pub const FRESH: u32 = 2;
-    /// Who holds the lowest numbers is known, or was searched for in vain: a bit for each, and whose they are above.
-    pub const SETTLED: u32 = 3;
-    /// How many numbers that is.
-    pub const SETTLED_NUMBERS: u32 = 40;
-
-    /// How many waits for events will be told whatever they bring; then one in a while is enough.
-    pub const WAITS_LEFT: u32 = 4;
-    /// When the last one began that was told after those, nanoseconds of `CLOCK_BOOTTIME`.
-    pub const WAITED: u32 = 5;
-    /// Waits that are told from when a process begins, forks, or closes a number that is in an interest list: an entry that
-    /// outlives its number, or that somebody else adds, shows there.
-    pub const WAITS: u64 = 256;
-    /// Time between two that are told afterwards, nanoseconds.
-    pub const WAITS_APART: u64 = 1_000_000;
-    /// A position of the ring before which whatever was told of the process had happened: all that is known of when a call
-    /// began whose start is looked at late. Whose it is, above.
-    pub const SINCE: u32 = 6;
-    pub const SINCE_BITS: u32 = 42;
-    /// The first of the words with a byte for each value of the low six bits of a number, one of [`super::hands`]: the
-    /// programs themselves watch such a number of the process. Bytes, for processors that set bits of one word at the same
-    /// time would undo each other's.
-    pub const WATCHED: u32 = 8;
-
-    /// Where a word of a process is.
-    pub const fn index(tgid: u32, word: u32) -> u32 {
-        tgid % PROCESSES * WORDS + word
-    }
-}
-
-/// Which hands a use of a watched number has to come from to be worth a look-up.
-pub mod hands {
-    pub const NONE: u8 = 0;
-    /// Those of a file that others have as well.
-    pub const SEVERAL: u8 = 1;
-    pub const ANY: u8 = 2;
-}
-
-/// Where the starts of system calls are looked at.
-pub mod starts {
-    /// In the hook on the start of all calls.
-    pub const HOOKED: u64 = 0;
-    /// At the ends of the calls, but for those that have hooks of their own. The hook on all starts does nothing.
-    pub const LATE: u64 = 1;
-    /// As [`HOOKED`], but a call that began before that has no start.
-    pub const HOOKED_AGAIN: u64 = 2;
+    pub const SHED: &str = ".data.shed";
 }
 
 /// What is left out when fdtrace needs more than it may; each with all that is before it. What happened is told as long as
@@ -215,7 +149,7 @@ pub mod shed {
 }
 
 plain! {
-    TracedProcess = 40,
+    TracedProcess = 56,
     Watch = 16,
     Inflight = 56,
     PerCpu = 72,

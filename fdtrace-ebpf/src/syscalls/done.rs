@@ -22,7 +22,7 @@ use crate::{
     filter::{self, Task},
     fresh,
     kernel::{self, Files, describe_slot},
-    shared,
+    shared::SHED,
     turns::{self, Room},
     waits, watch,
 };
@@ -221,7 +221,7 @@ impl Done {
             }
             return;
         }
-        let leave = shared::shed() < shed::PATHS;
+        let leave = SHED.get() < shed::PATHS;
         if !leave {
             emit::count_degraded(loss::RING_STACK);
         }
@@ -277,11 +277,7 @@ impl Done {
 
     #[inline(always)]
     pub fn waited(&self) {
-        let due = self.ret > 0 && waits::is_due(self.task.tgid, self.start.time);
-        if due {
-            waits::told(self.task.tgid, self.start.time);
-        }
-        if due || self.ret <= 0 || self.blocked() {
+        if self.ret <= 0 || waits::is_due(self.task.process, &self.start) || self.blocked() {
             self.epoll_wait();
         }
     }

@@ -78,17 +78,6 @@ pub fn started(tid: u32) -> Inflight {
     Inflight { tid, ..UNSEEN }
 }
 
-/// When the call began that the current thread is in, and what was behind its number: no copy of all that is known, for
-/// which there is no room on the stack of who asks.
-#[inline(always)]
-pub fn began(tid: u32) -> (u64, u64) {
-    match slot(tid) {
-        // SAFETY: a live element of an array map.
-        Some(slot) if unsafe { (*slot).tid } == tid => unsafe { ((*slot).time, (*slot).before) },
-        _ => (UNSEEN.time, UNSEEN.before),
-    }
-}
-
 /// Is the end of a call that only used its descriptor worth a record? Asked of every read and write of the machine: for a
 /// thread that is not traced the in-flight slot has another thread's id, or none.
 #[inline(always)]

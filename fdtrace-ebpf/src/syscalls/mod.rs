@@ -10,13 +10,11 @@
 mod args;
 mod done;
 mod inflight;
-pub mod late;
 mod light;
 mod received;
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use fdtrace_common::{
     class::{self, hook, witness},
     next,
@@ -28,16 +26,17 @@ use crate::{
     filter::{self, Task, witnesses},
     fresh,
     kernel::{self, Files, member, offset},
-    owner, process, shared, waits, watch,
+    owner, process,
+    shared::SHED,
+    waits, watch,
 };
 
 pub use args::arg;
 use args::{arg_of, user};
 use done::Done;
 use fdtrace_common::wire::FLAGS_KNOWN;
-use inflight::started;
 use inflight::worth_telling;
-pub use inflight::{began, forget};
+pub use inflight::{forget, started};
 
 /// Replaced by user space before load.
 #[unsafe(no_mangle)]
@@ -93,18 +92,10 @@ pub enum Turn {
 #[inline(always)]
 pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<(Task, bool)> {
     let hooks = filter::hooks(nr);
-    if hooks == 0 || !filter::may_be_traced() || late::is_on() || late::is_elsewhere(hooks) {
+    if hooks == 0 || light::begins(regs, nr, hooks) {
         return None;
     }
-    if light::begins(regs, nr, hooks) {
-        return None;
-    }
-    begin(regs, nr, filter::current()?, turn)
-}
-
-/// Looks at the start of a call.
-#[inline(always)]
-fn begin(regs: *const c_void, nr: u64, task: Task, turn: Turn) -> Option<(Task, bool)> {
+    let task = filter::current()?;
     let compat = kernel::in_compat_call();
     let class = filter::class(nr, compat);
     if class == class::NONE {
@@ -125,7 +116,7 @@ fn begin(regs: *const c_void, nr: u64, task: Task, turn: Turn) -> Option<(Task, 
     let before = match class {
         class::CLOSE | class::DUP2 => {
             let file = files.file(arg_of(regs, compat, usize::from(class == class::DUP2)));
-            waits::closes(task.tgid, file);
+            waits::closes(task.process, file);
             file
         }
         class::EPOLL_CTL => files.file(arg_of(regs, compat, 2)),
@@ -144,9 +135,6 @@ fn begin(regs: *const c_void, nr: u64, task: Task, turn: Turn) -> Option<(Task, 
         }
         _ => 0,
     };
-    if filter::hooks(nr) & hook::USES != 0 {
-        filter::keeps(task.tgid);
-    }
     // SAFETY: `slot` is a live element of an array map. Only this thread writes it, or one with the same low bits of
     // tid: that one is found out by its tid.
     unsafe {
@@ -188,10 +176,6 @@ pub fn tells_nothing(regs: *const c_void, ret: i64) -> bool {
         light::ends(nr, hooks);
         return false;
     }
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if hooks & hook::USES != 0 && hooks & hook::MAPS == 0 && !filter::may_have_kept(tgid) {
-        return true;
-    }
     if kernel::in_compat_call() || hooks & hook::MAPS != 0 && maps_code(regs) {
         return false;
     }
@@ -217,7 +201,7 @@ fn waited_in_vain(regs: *const c_void, ret: i64) -> bool {
     }
     let Some(task) = filter::current() else { return false };
     let start = started(task.tid);
-    ret > 0 && start.time != 0 && !waits::is_due(task.tgid, start.time) && !inflight::waited_long(&start)
+    ret > 0 && start.time != 0 && !waits::will_be_due(task.process, &start) && !inflight::waited_long(&start)
 }
 
 /// Is the end of this call to be told, and by which program?
@@ -257,7 +241,7 @@ fn program_for(class: u8) -> u32 {
 
 /// The number of the call that returns.
 #[inline(always)]
-pub fn number(regs: *const c_void) -> u64 {
+fn number(regs: *const c_void) -> u64 {
     // SAFETY: `regs` is typed as `struct pt_regs *` by the tracepoint; the offset comes from BTF.
     u64::from(unsafe { member::<u32>(regs, offset!(regs_nr)) })
 }
@@ -288,7 +272,7 @@ pub fn tell_call(regs: *const c_void, ret: i64) {
         },
         class::URING if ret >= 0 => {
             // It may have closed numbers.
-            waits::look(done.task.tgid);
+            waits::look(done.task.process);
             done.plain();
         }
         class::EPOLL_CTL => done.epoll_ctl(),
@@ -298,7 +282,7 @@ pub fn tell_call(regs: *const c_void, ret: i64) {
         _ => done.failed(),
     }
     if (0..=2).contains(&ret) && matches!(done.class, class::RETURNS_FD | class::OPEN_PATH0 | class::OPEN_PATH1) {
-        watch::standard(done.task.tgid, done.files.file(ret as u64), ret as u32);
+        watch::standard(done.files.file(ret as u64), ret as u32);
     }
 }
 
@@ -347,7 +331,7 @@ pub fn tell_memory(regs: *const c_void, ret: i64) {
 #[inline(always)]
 pub fn tell_table(regs: *const c_void, ret: i64) {
     let Some(done) = Done::of_current(regs, ret) else { return };
-    waits::look(done.task.tgid);
+    waits::look(done.task.process);
     if done.has_new_table() {
         done.plain();
         // Nobody else has this table yet, so a walk over it is exact.
@@ -385,13 +369,15 @@ pub fn asks_for_flags(regs: *const c_void) -> bool {
 /// May there be an object of an interpreter that holds the number and is not known yet?
 #[inline(always)]
 fn may_find(regs: *const c_void, task: &Task) -> bool {
-    filter::may_run_python(task.tgid) && !owner::is_settled(task.tgid, arg(regs, 0) as u32)
+    // SAFETY: a live element of a hash map.
+    let execs = unsafe { (*task.process).execs };
+    filter::may_run_python(task.tgid) && !owner::is_settled(task.tgid, execs, arg(regs, 0) as u32)
 }
 
 /// Witnesses may be called. Who is not, is counted.
 #[inline(always)]
 fn has_leave() -> bool {
-    let leave = shared::shed() < shed::STACKS;
+    let leave = SHED.get() < shed::STACKS;
     if !leave {
         emit::count_degraded(loss::RING_STACK);
     }

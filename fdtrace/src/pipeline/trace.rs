@@ -62,7 +62,6 @@ pub fn run(plan: Plan) -> Result<Outcome, Failure> {
             stack_bytes: plan.stack_bytes,
             arm_at: plan.arm_at,
             twice: None,
-            late_after: plan.late_after,
         };
         let live = Live::start(&settings).map_err(Failure::cannot_observe)?;
         let limits = Limits { cpu: plan.max_cpu, memory: plan.max_memory };

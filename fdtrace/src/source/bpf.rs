@@ -1,8 +1,7 @@
 //! The few `bpf(2)` commands that preflight issues by hand, to learn what the kernel allows.
 //!
 //! Probing asks the kernel instead of guessing from its version: the answer also covers capabilities, lockdown, seccomp
-//! and what the distribution patched; nothing that is loaded here stays. The tracer itself loads through aya, and attaches
-//! by hand only the hook that it takes away and puts back ([`super::live`]), on another thread.
+//! and what the distribution patched. The tracer itself loads through aya; nothing here stays loaded.
 
 use std::io;
 use std::mem::size_of;

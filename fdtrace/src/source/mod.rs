@@ -6,7 +6,6 @@ pub mod btf;
 mod child;
 pub mod clock;
 pub mod doctor;
-mod early;
 pub mod ending;
 pub mod inherited;
 mod interest;

@@ -10,7 +10,6 @@ use std::os::fd::AsFd;
 
 use super::bpf::{self, Program};
 use super::btf::{self, Btf, Kind};
-use super::early;
 use super::offsets::{self, Arch};
 use super::surroundings::{Lockdown, Surroundings, capability, raise_privileges};
 use crate::escape::escape_terminal;
@@ -40,9 +39,6 @@ const OLDEST: (u32, u32) = (5, 10);
 
 /// The oldest that can walk stacks: 5.17 brought loops.
 const STACKS: (u32, u32) = (5, 17);
-
-/// From there on a kernel preempts programs, and each call's start has to be seen.
-const PREEMPTS: (u32, u32) = (6, 19);
 
 /// Runs all checks. Takes some tens of milliseconds.
 pub fn run() -> Vec<Check> {
@@ -80,7 +76,6 @@ fn programs(btf: Option<&Btf<'_>>, surroundings: &Surroundings) -> Vec<Check> {
         typed_tracepoints(btf, surroundings),
         iterators(btf, surroundings),
         trampolines(btf),
-        single_calls(&release()),
     ]
 }
 
@@ -142,11 +137,8 @@ fn missing(surroundings: &Surroundings, wanted: &[(u32, &str)]) -> String {
 }
 
 fn kernel() -> Check {
-    kernel_release(&release())
-}
-
-fn release() -> Vec<u8> {
-    std::fs::read("/proc/sys/kernel/osrelease").unwrap_or_default().trim_ascii().to_vec()
+    let release = std::fs::read("/proc/sys/kernel/osrelease").unwrap_or_default();
+    kernel_release(release.trim_ascii())
 }
 
 fn kernel_release(release: &[u8]) -> Check {
@@ -286,19 +278,6 @@ fn trampolines(btf: Option<&Btf<'_>>) -> Check {
         Some(Ok(())) => Check::ok(NAME, "load and attach"),
         Some(Err(error)) => Check::ok(NAME, format!("{refused} ({error})")),
         None => Check::ok(NAME, "not tried: not needed"),
-    }
-}
-
-/// What `--late-after` needs. Never a problem either.
-fn single_calls(release: &[u8]) -> Check {
-    const NAME: &str = "single calls";
-    const STAYS: &str = "the hook on the start of all calls stays";
-    match parse_release(&escape_terminal(release)) {
-        Some(version) if (STACKS..PREEMPTS).contains(&version) => match early::look() {
-            Ok(()) => Check::ok(NAME, "have events: `--late-after` has an effect"),
-            Err(error) => Check::warn(NAME, format!("{error:#}: {STAYS}"), None),
-        },
-        _ => Check::ok(NAME, format!("not tried: {STAYS} on this kernel")),
     }
 }
 

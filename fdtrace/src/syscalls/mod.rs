@@ -171,24 +171,11 @@ pub fn hooked(native: &[u8; SYSCALLS], compat: &[u8; SYSCALLS], witnesses: &[u8;
             (hook::SEARCHED, wants(witness::BIND_ONCE)),
             (hook::EMPTY_PATH, wants(witness::BIND_EMPTY_PATH)),
             (hook::MAPS, wants(witness::MAPS)),
-            (hook::EARLY, is_early(native[nr])),
         ]
         .into_iter()
         .fold(0, |hooks, (bit, holds)| if holds { hooks | bit } else { hooks })
     };
     std::array::from_fn(of)
-}
-
-/// Does a call of this class do away with what there is to be seen when it begins, or edit what other processes have?
-const fn is_early(class: u8) -> bool {
-    use class::{CLOSE, CLOSE_RANGE, DUP2, EPOLL_CTL, FCNTL, IOCTL};
-    matches!(class, CLOSE | DUP2 | CLOSE_RANGE | FCNTL | IOCTL | EPOLL_CTL)
-}
-
-/// The names of such calls.
-pub fn early(arch: Arch) -> impl Iterator<Item = &'static str> {
-    let of_arch = table::TABLE.iter().filter(move |call| call.number(arch).is_some());
-    of_arch.filter(|call| is_early(call.class)).map(|call| call.name)
 }
 
 /// Which witnesses the kernel side is to call.
@@ -268,25 +255,13 @@ mod tests {
             ("fstat", hook::OURS | hook::USES),
             ("getdents64", hook::OURS | hook::USES),
             ("recvmsg", hook::OURS),
-            ("close", hook::OURS | hook::EARLY),
+            ("close", hook::OURS),
             ("epoll_wait", hook::OURS | hook::SEARCHED),
             ("openat", hook::OURS),
         ] {
             assert_eq!(of(name), expected, "{name}");
         }
         assert_eq!(hooks[110], 0, "getppid");
-    }
-
-    #[test]
-    fn starts_that_cannot_be_looked_at_later() {
-        assert_eq!(
-            early(Arch::X86_64).collect::<Vec<_>>(),
-            ["close", "ioctl", "dup2", "fcntl", "epoll_ctl", "dup3", "close_range"]
-        );
-        assert_eq!(
-            early(Arch::Aarch64).collect::<Vec<_>>(),
-            ["close", "ioctl", "fcntl", "epoll_ctl", "dup3", "close_range"]
-        );
     }
 
     #[test]

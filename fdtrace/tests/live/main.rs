@@ -10,7 +10,6 @@ mod fork;
 mod harness;
 mod killed;
 mod kinds;
-mod late;
 mod leaks;
 mod loss;
 mod misuse;

@@ -1,15 +1,13 @@
 //! Section `bystanders`: what processes pay that are not traced, while another one is and after that, beside what two hooks
 //! cost that do nothing.
 
-use std::thread;
-
 use anyhow::Result;
 use serde_json::json;
 
 use super::{
     figure::{Samples, Table, short},
     floor::Floor,
-    tracer::{Bench, Held, SETTLED},
+    tracer::{Bench, Held},
 };
 
 const CALLS: [(&str, u64); 3] = [("getppid", 5_000_000), ("pipe", 1_000_000), ("openclose", 500_000)];
@@ -18,9 +16,8 @@ pub fn section(bench: &Bench) -> Result<Vec<Table>> {
     let held = Held::start(&bench.load("hold", 10))?;
     let columns = ["loop", "hooks", "per iteration", "spread", "added"];
     let mut table = Table::new("processes that are not traced", &columns);
-    // Before, with empty hooks, while attached, while the hook on all starts is not needed, after: fdtrace is started anew
-    // in each round.
-    let mut samples: Vec<[Samples; 5]> = CALLS.iter().map(|_| Default::default()).collect();
+    // Before, with empty hooks, while attached, after: fdtrace is started anew in each round.
+    let mut samples: Vec<[Samples; 4]> = CALLS.iter().map(|_| Default::default()).collect();
     for _ in 0..bench.rounds {
         let mut measure = |phase: usize| -> Result<()> {
             for ((kind, count), samples) in CALLS.iter().zip(&mut samples) {
@@ -35,14 +32,10 @@ pub fn section(bench: &Bench) -> Result<Vec<Table>> {
         let attached = bench.attach(held.pid(), &[])?;
         measure(2)?;
         attached.end()?;
-        let attached = bench.attach(held.pid(), &["--late-after", "1"])?;
-        thread::sleep(SETTLED);
         measure(3)?;
-        attached.end()?;
-        measure(4)?;
     }
     for ((kind, _), samples) in CALLS.iter().zip(&samples) {
-        for (phase, name) in ["before", "empty ones", "fdtrace", "fdtrace --late-after 1", "after"].iter().enumerate() {
+        for (phase, name) in ["before", "empty ones", "fdtrace", "after"].iter().enumerate() {
             let added = samples[phase].median() - samples[0].median();
             let cells = [
                 (*kind).to_owned(),

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::{
     figure::{Samples, Table, short},
     floor::Floor,
-    tracer::{Attached, Bench, PEERS, SETTLED},
+    tracer::{Attached, Bench, PEERS},
 };
 use crate::command;
 
@@ -114,7 +114,7 @@ fn measure(bench: &Bench, table: &mut Table, pid: u32, name: &str, client: &Clie
         drop(empty);
         let (pids, attached) = attach(bench, pid)?;
         // Interpreters and libraries are looked at once.
-        thread::sleep(SETTLED);
+        thread::sleep(Duration::from_secs(1));
         let before = attached.cpu()?;
         let began = std::time::Instant::now();
         traced.round(pid, client)?;

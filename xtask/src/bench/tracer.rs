@@ -119,9 +119,6 @@ impl Bench {
     }
 }
 
-/// After so long fdtrace has taken away what it does not need.
-pub const SETTLED: Duration = Duration::from_millis(1500);
-
 /// fdtrace at work.
 pub struct Attached {
     child: Child,

@@ -5,7 +5,6 @@
 
 mod object;
 mod snapshots;
-mod starts;
 mod watches;
 mod word;
 
@@ -15,7 +14,7 @@ use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use fdtrace_common::{
     python::PyProcess,
-    wire::{self, Header, TracedProcess, bytes_of, gate, kind, loss, orders, shared, traced},
+    wire::{self, Header, TracedProcess, bytes_of, kind, loss, shared, traced},
     witness::{ImageKey, PyEntry, PyImage},
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -23,9 +22,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::{clock, interest, process, procfs};
 use object::Object;
 use snapshots::Snapshots;
-use starts::Starts;
 pub use watches::Watches;
-use word::{Orders, Word, Words};
+use word::{Word, Words};
 
 /// How long to sleep between two drains while records keep coming.
 const BUSY: Duration = Duration::from_millis(1);
@@ -48,21 +46,11 @@ pub struct Settings {
     pub arm_at: u32,
     /// Attach the hooks on system calls twice, because the kernel preempts them; `None`: as this kernel needs it.
     pub twice: Option<bool>,
-    /// Do without the hook on the start of all calls when no traced process has shared its table for so long; `None`: never.
-    pub late_after: Option<Duration>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            ring_size: 16 << 20,
-            debug: false,
-            stacks: true,
-            stack_bytes: [0, 0],
-            arm_at: 0,
-            twice: None,
-            late_after: None,
-        }
+        Self { ring_size: 16 << 20, debug: false, stacks: true, stack_bytes: [0, 0], arm_at: 0, twice: None }
     }
 }
 
@@ -86,15 +74,16 @@ pub struct Live {
     ring: AsyncFd<RingBuf<MapData>>,
     object: Object,
     traced: HashMap<MapData, u32, Words<{ size_of::<TracedProcess>() / 8 }>>,
-    gates: Array<MapData, u64>,
+    sieve: Array<MapData, u32>,
     watches: Watches,
     lost: Word,
     armed: Word,
-    orders: Orders,
-    starts: Starts,
+    shed: Word,
     ring_size: u64,
     snapshots: Snapshots,
     per_cpu: PerCpuArray<MapData, [u64; 1 + loss::CLASSES]>,
+    /// As `sieve`, of the processes that `python` has or had.
+    python_sieve: Array<MapData, u32>,
     python: HashMap<MapData, u32, Words<{ size_of::<PyEntry>() / 8 }>>,
     images: HashMap<MapData, [u64; 2], Words<{ size_of::<PyImage>() / 8 }>>,
     /// Position of the next record.
@@ -115,14 +104,13 @@ impl Live {
         let ebpf = &mut object.ebpf;
         let ring = RingBuf::try_from(object::map(ebpf, "EVENTS")?)?;
         let traced = HashMap::try_from(object::map(ebpf, "TRACED")?)?;
-        let gates = Array::try_from(object::map(ebpf, "GATES")?)?;
-        let orders = Orders::take(ebpf)?;
+        let sieve = Array::try_from(object::map(ebpf, "SIEVE")?)?;
         let watched = HashMap::try_from(object::map(ebpf, "WATCHED")?)?;
-        let watches = Watches::new(watched, orders.clone());
+        let watches = Watches::new(watched, Word::take(ebpf, shared::WATCHED_NUMBERS)?);
         let lost = Word::take(ebpf, shared::LOST_EPOCH)?;
         let armed = Word::take(ebpf, shared::ARMED)?;
-        let starts = Starts::new(&mut object)?;
-        let ebpf = &mut object.ebpf;
+        let shed = Word::take(ebpf, shared::SHED)?;
+        let python_sieve = Array::try_from(object::map(ebpf, "PYTHON_SIEVE")?)?;
         let snapshots = Snapshots::new(Word::take(ebpf, shared::SNAPSHOT)?);
         let per_cpu = PerCpuArray::try_from(object::map(ebpf, "PER_CPU")?)?;
         let python = HashMap::try_from(object::map(ebpf, "PYTHON")?)?;
@@ -134,15 +122,15 @@ impl Live {
             ring,
             object,
             traced,
-            gates,
+            sieve,
             watches,
             lost,
             armed,
-            orders,
-            starts,
+            shed,
             ring_size: u64::from(settings.ring_size),
             snapshots,
             per_cpu,
+            python_sieve,
             python,
             images,
             pos: 0,
@@ -155,28 +143,24 @@ impl Live {
         };
         live.learn_kinds()?;
         live.object.attach()?;
-        live.starts.begin(&mut live.object, live.orders.clone(), settings.late_after)?;
         Ok(live)
     }
 
     /// Traces a process from now on. `wait_exec`: from its next exec on.
     pub fn adopt(&mut self, tgid: u32, wait_exec: bool) -> Result<()> {
         let flags = if wait_exec { traced::ON | traced::WAIT_EXEC } else { traced::ON };
-        for (word, value) in [(gate::WAITS_LEFT, gate::WAITS), (gate::SETTLED, 0)] {
-            self.gates.set(gate::index(tgid, word), value, 0).context("cannot begin to look at the process")?;
-        }
-        let_through(&mut self.gates, tgid, gate::TRACED).context("cannot set the process filter")?;
+        let_through(&mut self.sieve, tgid).context("cannot set the process filter")?;
         self.traced
-            .insert(tgid, Words::of(&TracedProcess { flags, ..TracedProcess::default() }), 0)
+            .insert(
+                tgid,
+                Words::of(&TracedProcess { flags, waits_left: TracedProcess::WAITS, ..TracedProcess::default() }),
+                0,
+            )
             .with_context(|| format!("cannot add process {tgid} to the set of traced processes"))?;
         self.queued.push(process::record(tgid));
         self.queued.extend(process::namespaced(tgid));
         // A thread born meanwhile is reported by its fork.
-        let threads = process::threads(tgid);
-        if threads.len() > 1 {
-            self.starts.is_shared(tgid)?;
-        }
-        self.queued.extend(threads);
+        self.queued.extend(process::threads(tgid));
         Ok(())
     }
 
@@ -187,18 +171,12 @@ impl Live {
 
     /// Takes the hooks away. What they have told is still to be drained.
     pub fn detach(&mut self) -> Result<()> {
-        self.starts.stop()?;
         self.object.detach()
     }
 
     /// The kernel preempts the hooks on system calls, and skips some: they are attached twice.
     pub fn hooks_are_preempted(&self) -> bool {
         self.object.twice
-    }
-
-    /// The hook on the start of all calls is done without now; `None`: this kernel needs it.
-    pub fn starts_are_late(&self) -> Option<bool> {
-        self.object.can_be_late.then(|| self.starts.are_late())
     }
 
     /// The kernel side asks for the uses of what a fork shares by itself.
@@ -215,8 +193,7 @@ impl Live {
     /// begun to run since `execs`.
     pub fn set_python(&mut self, tgid: u32, execs: u32, process: &PyProcess) -> Result<()> {
         let entry = PyEntry { process: *process, execs, reserved: 0 };
-        let_through(&mut self.gates, tgid, gate::TRACED | gate::PYTHON)
-            .context("cannot mark the process as one that runs Python")?;
+        let_through(&mut self.python_sieve, tgid).context("cannot mark the process as one that runs Python")?;
         self.python
             .insert(tgid, Words::of(&entry), 0)
             .with_context(|| format!("cannot tell the kernel side of the interpreter of process {tgid}"))
@@ -260,7 +237,6 @@ impl Live {
     /// Passes on the records there are, in order, each with its position, until `most` bytes have been taken out of the ring.
     /// Returns how many came from there.
     pub fn drain(&mut self, most: usize, mut out: impl FnMut(u64, &[u8])) -> usize {
-        self.starts.turn(&mut self.object);
         for record in std::mem::take(&mut self.queued) {
             out(self.pos, &record);
         }
@@ -304,7 +280,7 @@ impl Live {
 
     /// Has the hooks leave out what `level`, one of [`wire::shed`], says.
     pub fn shed(&mut self, level: u64) -> Result<()> {
-        self.orders.set(orders::SHED, level).context("cannot tell the hooks what to leave out")
+        self.shed.set(level).context("cannot tell the hooks what to leave out")
     }
 
     /// Passes on losses that no record has told of, and the time.
@@ -382,9 +358,8 @@ impl Live {
 }
 
 /// Lets a process through a coarse filter of the kernel side's, for good.
-fn let_through(gates: &mut Array<MapData, u64>, tgid: u32, how: u64) -> Result<(), MapError> {
-    let index = gate::index(tgid, gate::KNOWN);
-    gates.set(index, gates.get(&index, 0)? | how, 0)
+fn let_through(sieve: &mut Array<MapData, u32>, tgid: u32) -> Result<(), MapError> {
+    sieve.set(tgid % sieve.len(), 1, 0)
 }
 
 /// Space that a record takes in the ring: an 8-byte header, and padding to 8 bytes.

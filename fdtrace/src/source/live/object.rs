@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{MapData, ProgramArray},
-    programs::{BtfTracePoint, Iter, Program, ProgramError, ProgramFd, TracePoint, tp_btf::BtfTracePointLinkId},
+    programs::{BtfTracePoint, Iter, Program, ProgramError, tp_btf::BtfTracePointLinkId},
     util::KernelVersion,
 };
 use fdtrace_common::{class, globals, next};
@@ -56,20 +56,6 @@ const TELLERS: [Next; 3] = [
 /// Those that capture stacks. Kernels before 5.17 have no loops and refuse them; then there are none.
 const STACKS: [Next; 2] = [("stack_at_exit", "sys_exit", next::EXIT_STACK), ("stack_at_enter", "sys_enter", 0)];
 
-/// Those that look at the start of a call when it is over, and those of them that capture stacks.
-const LATE: [Next; 1] = [("begin_at_exit", "sys_exit", next::EXIT_BEGIN)];
-const LATE_STACKS: [Next; 2] =
-    [("stack_begun", "sys_exit", next::EXIT_BEGIN_STACK), ("end_begun", "sys_exit", next::EXIT_END)];
-
-/// The hook on the start of all calls, which can be done without for a while.
-pub const ENTER: &str = "sys_enter";
-/// The hook on the starts of single calls that takes its place, and who captures stacks for it.
-pub const EARLY: &str = "sys_enter_early";
-const EARLY_STACKS: &str = "stack_early";
-
-/// The release from which on a program of a single call can see its registers, and loop.
-const CAN_BE_LATE: KernelVersion = KernelVersion::new(5, 17, 0);
-
 /// Hooks that loop, as those do, and that the rest does without: program, tracepoint.
 const LOOPING: [(&str, &str); 1] = [("forked_files", "sched_process_fork")];
 
@@ -77,14 +63,12 @@ const LOOPING: [(&str, &str); 1] = [("forked_files", "sched_process_fork")];
 pub struct Object {
     pub ebpf: Ebpf,
     /// The programs in them are in place as long as these are.
-    arrays: [ProgramArray<MapData>; 3],
+    arrays: [ProgramArray<MapData>; 2],
     pub has_stacks: bool,
     /// Hooks have second copies.
     pub twice: bool,
     /// Those of [`LOOPING`] are there.
     pub sees_forked_files: bool,
-    /// Those of [`LATE`] are there, and what they need.
-    pub can_be_late: bool,
     /// Those that are loaded: program, tracepoint. In this order they are attached, and run at one tracepoint.
     hooks: Vec<(&'static str, &'static str)>,
     /// What holds the hooks in their places.
@@ -99,15 +83,9 @@ pub fn load(settings: &Settings) -> Result<Object> {
     let classes = syscalls::classes(Arch::native());
     let compat = Arch::native().compat().map_or([class::NONE; globals::SYSCALLS], syscalls::classes);
     // Before 5.11 there is no helper that returns a typed task.
-    let have_task_btf = u32::from(is_at_least(KernelVersion::new(5, 11, 0)));
-    let twice = settings.twice.unwrap_or_else(|| is_at_least(PREEMPTS));
+    let have_task_btf = u32::from(KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(5, 11, 0)));
+    let twice = settings.twice.unwrap_or_else(|| KernelVersion::current().is_ok_and(|v| v >= PREEMPTS));
     let preemptible = u32::from(twice);
-    // A second copy of a hook has to know what the first one saw of each start.
-    let can_be_late = !twice && settings.late_after.is_some() && is_at_least(CAN_BE_LATE);
-    let may_be_late = u32::from(can_be_late);
-    if settings.late_after.is_some() && !can_be_late {
-        log::info!("this kernel needs the hook on the start of all calls");
-    }
     let returns_by_stack = u32::from(Arch::native() == Arch::X86_64);
     let debug = u32::from(settings.debug);
     let witnesses = if settings.stacks { syscalls::witnesses(Arch::native()) } else { [0; globals::SYSCALLS] };
@@ -122,7 +100,6 @@ pub fn load(settings: &Settings) -> Result<Object> {
         .override_global(globals::HOOKED, &hooked, true)
         .override_global(globals::HAVE_TASK_BTF, &have_task_btf, true)
         .override_global(globals::PREEMPTIBLE, &preemptible, true)
-        .override_global(globals::MAY_BE_LATE, &may_be_late, true)
         .override_global(globals::DEBUG, &debug, true)
         .override_global(globals::WITNESSES, &witnesses, true)
         .override_global(globals::STACK_BYTES, &settings.stack_bytes, true)
@@ -136,7 +113,7 @@ pub fn load(settings: &Settings) -> Result<Object> {
         start_logger(&mut ebpf)?;
     }
     // They loop with `bpf_loop`. Older verifiers complain of something else, which would help nobody.
-    let can_loop = is_at_least(KernelVersion::new(5, 17, 0));
+    let can_loop = KernelVersion::current().is_ok_and(|running| running >= KernelVersion::new(5, 17, 0));
     if settings.stacks && !can_loop {
         log::warn!("no stacks and no owners, only calls: they need Linux 5.17 or later");
     }
@@ -144,73 +121,37 @@ pub fn load(settings: &Settings) -> Result<Object> {
     let again: &[(&str, &str)] = if twice { &AGAIN } else { &[] };
     let looping: &[(&str, &str)] = if can_loop { &LOOPING } else { &[] };
     let hooks: Vec<(&'static str, &'static str)> = [&HOOKS, again, looping].concat();
-    let late: &[Next] = if can_be_late { &LATE } else { &[] };
-    let late_stacks: &[Next] = if can_be_late && !stacks.is_empty() { &LATE_STACKS } else { &[] };
-    let early: &[&str] = match (late, late_stacks) {
-        ([], _) => &[],
-        (_, []) => &[EARLY],
-        _ => &[EARLY, EARLY_STACKS],
-    };
     let mut wanted: BTreeMap<&str, &str> = hooks.iter().copied().collect();
-    let next = TELLERS.iter().chain(stacks).chain(late).chain(late_stacks);
-    wanted.extend(next.map(|&(name, tracepoint, _)| (name, tracepoint)));
-    let mut refused = verify(&mut ebpf, &btf, &wanted, early)?;
+    wanted.extend(TELLERS.iter().chain(stacks).map(|&(name, tracepoint, _)| (name, tracepoint)));
+    let mut refused = verify(&mut ebpf, &btf, &wanted)?;
     // All of them: one that is left in there would be an error of those that must be.
     let why: Vec<anyhow::Error> = stacks.iter().filter_map(|(name, ..)| refused.remove(name)).collect();
-    let optional = late.iter().chain(late_stacks).map(|(name, ..)| name).chain(early);
-    let not_late: Vec<anyhow::Error> = optional.filter_map(|name| refused.remove(name)).collect();
     if let Some(error) = refused.into_values().next() {
         return Err(error);
     }
-    let mut array = |name| anyhow::Ok(ProgramArray::try_from(map(&mut ebpf, name)?)?);
-    let arrays = [array("ENTER_NEXT")?, array("EXIT_NEXT")?, array("EARLY_NEXT")?];
-    let mut object = Object {
-        ebpf,
-        arrays,
-        has_stacks: false,
-        twice,
-        sees_forked_files: can_loop,
-        can_be_late: can_be_late && not_late.is_empty(),
-        hooks,
-        links: Vec::new(),
-    };
+    let arrays =
+        [ProgramArray::try_from(map(&mut ebpf, "ENTER_NEXT")?)?, ProgramArray::try_from(map(&mut ebpf, "EXIT_NEXT")?)?];
+    let mut object =
+        Object { ebpf, arrays, has_stacks: false, twice, sees_forked_files: can_loop, hooks, links: Vec::new() };
     object.chain(&TELLERS)?;
-    if let Some(error) = not_late.first() {
-        log::debug!("all calls are looked at when they begin: {error:#}");
-    }
-    if object.can_be_late {
-        object.chain(late)?;
-    }
     match why.first() {
         Some(error) => log::warn!("no stacks and no owners, only calls: {error:#}"),
         None => {
             object.chain(stacks)?;
             object.has_stacks = !stacks.is_empty();
-            if object.can_be_late && object.has_stacks {
-                object.chain(late_stacks)?;
-                let fd = object.early(EARLY_STACKS)?;
-                object.arrays[2].set(0, &fd, 0).context("cannot put a program in its place")?;
-            }
         }
     }
     Ok(object)
 }
 
-/// The running kernel is of this release or a later one.
-fn is_at_least(release: KernelVersion) -> bool {
-    KernelVersion::current().is_ok_and(|running| running >= release)
-}
-
-/// Loads the iterator, the programs in `wanted` (program, tracepoint) and the `early` ones, of single calls, all at the same
-/// time: nearly all of the time that it takes is the kernel's verifier's, for each program on a thread of its own. Returns
-/// what was refused.
+/// Loads the iterator and the programs in `wanted` (program, tracepoint), all at the same time: nearly all of the time that
+/// it takes is the kernel's verifier's, for each program on a thread of its own. Returns what was refused.
 fn verify<'a>(
     ebpf: &mut Ebpf,
     btf: &Btf,
     wanted: &BTreeMap<&'a str, &str>,
-    early: &[&'a str],
 ) -> Result<BTreeMap<&'a str, anyhow::Error>> {
-    let missing = wanted.keys().chain(early).find(|name| ebpf.program(name).is_none());
+    let missing = wanted.keys().find(|name| ebpf.program(name).is_none());
     if let Some(name) = missing {
         return Err(anyhow!("the BPF object has no program `{name}`"));
     }
@@ -222,8 +163,6 @@ fn verify<'a>(
             } else if let Some((&name, &tracepoint)) = wanted.get_key_value(name) {
                 let load = move |it: &mut BtfTracePoint| it.load(tracepoint, btf);
                 running.push((name, scope.spawn(move || load_one(program, load))));
-            } else if let Some(&name) = early.iter().find(|early| **early == name) {
-                running.push((name, scope.spawn(|| load_one(program, TracePoint::load))));
             }
         }
         let mut refused = BTreeMap::new();
@@ -251,10 +190,6 @@ impl Object {
     /// Attaches the hooks.
     pub fn attach(&mut self) -> Result<()> {
         for &(hook, _) in &self.hooks {
-            // Where that can be done without, it is put in its place by who takes it away again.
-            if hook == ENTER && self.can_be_late {
-                continue;
-            }
             let program: &mut BtfTracePoint = program(&mut self.ebpf, hook)?;
             let link = program
                 .attach()
@@ -271,18 +206,6 @@ impl Object {
             program.detach(link).with_context(|| format!("cannot take hook `{hook}` away"))?;
         }
         Ok(())
-    }
-
-    /// The hook on the start of all calls, loaded.
-    pub fn enter(&mut self) -> Result<ProgramFd> {
-        let program: &mut BtfTracePoint = program(&mut self.ebpf, ENTER)?;
-        program.fd()?.try_clone().context("cannot keep the hook on the start of all calls")
-    }
-
-    /// A program of a single call, loaded.
-    pub fn early(&mut self, name: &str) -> Result<ProgramFd> {
-        let program: &mut TracePoint = program(&mut self.ebpf, name)?;
-        program.fd()?.try_clone().with_context(|| format!("cannot keep program `{name}`"))
     }
 
     /// Puts loaded programs where the hooks look.

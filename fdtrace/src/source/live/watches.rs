@@ -4,16 +4,16 @@ use std::collections::{BTreeSet, VecDeque};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, MapData};
-use fdtrace_common::wire::{self, orders};
+use fdtrace_common::wire;
 
-use super::word::Orders;
+use super::word::Word;
 
 /// Files watched at a time.
 const WATCHED_FILES: usize = 16_384;
 
 pub struct Watches {
     map: HashMap<MapData, u64, [u32; 4]>,
-    orders: Orders,
+    numbers: Word,
     /// The slots in the map, by process.
     slots: BTreeSet<(u32, u32)>,
     /// The files in the map, oldest first.
@@ -21,8 +21,8 @@ pub struct Watches {
 }
 
 impl Watches {
-    pub fn new(map: HashMap<MapData, u64, [u32; 4]>, orders: Orders) -> Self {
-        Self { map, orders, slots: BTreeSet::new(), files: VecDeque::new() }
+    pub fn new(map: HashMap<MapData, u64, [u32; 4]>, numbers: Word) -> Self {
+        Self { map, numbers, slots: BTreeSet::new(), files: VecDeque::new() }
     }
 
     /// Has the next `times` uses of a number by a process reported. A use is told by its own end, also if it succeeds.
@@ -57,8 +57,7 @@ impl Watches {
     fn mark(&mut self, fd: i32) -> Result<Option<u32>> {
         let Ok(number) = u32::try_from(fd) else { return Ok(None) };
         // Bits are set and never cleared: a number that is watched once costs a look-up for good.
-        let marked = self.orders.get(orders::WATCHED_NUMBERS) | 1 << (number & 63);
-        self.orders.set(orders::WATCHED_NUMBERS, marked).context("cannot mark the number")?;
+        self.numbers.set(self.numbers.get() | 1 << (number & 63)).context("cannot mark the number")?;
         Ok(Some(number))
     }
 

@@ -1,13 +1,11 @@
 //! How values look in the maps.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use anyhow::Result;
 use aya::{
     Ebpf,
     maps::{Array, MapData},
 };
-use fdtrace_common::wire::{Plain, bytes_of, orders, shared};
+use fdtrace_common::wire::{Plain, bytes_of};
 
 use super::object;
 
@@ -27,28 +25,6 @@ impl Word {
 
     pub fn set(&mut self, value: u64) -> Result<()> {
         Ok(self.0.set(0, value, 0)?)
-    }
-}
-
-/// What the kernel side is told, in words that lie side by side: a section like that of a [`Word`], which nobody else writes.
-#[derive(Clone)]
-pub struct Orders(Arc<Mutex<Array<MapData, [u64; orders::COUNT]>>>);
-
-impl Orders {
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
-        Ok(Self(Arc::new(Mutex::new(Array::try_from(object::map(ebpf, shared::ORDERS)?)?))))
-    }
-
-    /// `which`: of `wire::orders`.
-    pub fn get(&self, which: usize) -> u64 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&0, 0).unwrap_or_default()[which]
-    }
-
-    pub fn set(&self, which: usize, value: u64) -> Result<()> {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut words = map.get(&0, 0)?;
-        words[which] = value;
-        Ok(map.set(0, words, 0)?)
     }
 }
 

@@ -69,14 +69,6 @@ fn settings_that_cost() {
 }
 
 #[test]
-fn kernels_that_need_the_hook_on_all_starts() {
-    for release in ["5.10.0-30-amd64", "5.16.1", "6.19.0", "7.2.1+deb", "?"] {
-        assert!(single_calls(release.as_bytes()).found.contains("stays on this kernel"), "{release}");
-    }
-    assert!(!single_calls(b"6.12.9").found.contains("stays on this kernel"));
-}
-
-#[test]
 fn missing_type_information_is_one_problem() {
     let checks = [
         type_information(Err("no such thing")),
