@@ -1,7 +1,8 @@
 //! Looks at processes for a Python interpreter, and tells the kernel side where it keeps its frames.
 //!
 //! A process is looked at when it is attached to and when it has run a program, and again until there is an interpreter
-//! that has shown a frame, or time enough for one has passed. What contradicts its description is not used.
+//! that has shown a frame, or time enough for one has passed. What contradicts its description is not used; but a program
+//! that runs is read while it changes, and one that starts before it is all there, so one look contradicts nothing.
 
 use std::{
     collections::HashMap,
@@ -22,11 +23,15 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// Looked at this often, with twice the pause each time: over half a minute.
 const LOOKS: u32 = 15;
+/// What the kernel side knows of a process is taken back when this many looks in a row found it wrong.
+const CONTRADICTIONS: u32 = 3;
 
 #[derive(Debug)]
 struct Look {
     due: Instant,
     count: u32,
+    /// Looks in a row, up to the last, that contradict what is known.
+    contradictions: u32,
     /// What was said of it has been told.
     told: bool,
 }
@@ -40,7 +45,7 @@ pub(super) struct Pythons {
 impl Pythons {
     /// A process is new, or has a new program.
     pub(super) fn began(&mut self, tgid: u32) {
-        self.looks.insert(tgid, Look { due: Instant::now(), count: 0, told: false });
+        self.looks.insert(tgid, Look { due: Instant::now(), count: 0, contradictions: 0, told: false });
     }
 
     pub(super) fn ended(&mut self, tgid: u32) {
@@ -86,12 +91,17 @@ impl Pythons {
         let validity = validate(&memory, &interpreter.process);
         if let Validity::Invalid(why) = validity {
             log::debug!("the Python interpreter of process {tgid} is not as expected: {why}");
-            live.forget_python(tgid);
+            look.contradictions += 1;
+            if look.contradictions == CONTRADICTIONS {
+                live.forget_python(tgid);
+                look.told = false;
+            }
             if look.count + 1 == LOOKS {
                 log::warn!("no Python frames of process {tgid}: {why} ({})", interpreter.path.display());
             }
             return false;
         }
+        look.contradictions = 0;
         if !look.told {
             if let Err(error) = live.set_python(tgid, execs, &interpreter.process) {
                 log::warn!("{error:#}");

@@ -1,6 +1,6 @@
 //! The program that fdtrace began with: closed behind the object's back, and the old object closes the new file.
 
-use super::harness::{pythons, scripted};
+use super::harness::{Scratch, pythons, scripted, trace};
 
 const BLOG: &str = "\
 import os
@@ -74,5 +74,24 @@ fn a_bystander_of_later_is_not_to_blame() {
                 assert!(line != Some(6), "{name}: {rule}: line 6 is the {part}\n{}", report.stdout);
             }
         }
+    }
+}
+
+/// The dynamic linker says what it is about to do, into a full pipe: the interpreter is looked at before it is all there.
+const SLOWLY: &str = "{ head -c 65536 /dev/zero; LD_DEBUG=reloc \"$0\" \"$1\" 2>&1; } | { sleep 1; cat > /dev/null; }";
+
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn told_of_an_interpreter_that_starts_slowly() {
+    let scratch = Scratch::new();
+    let script = scratch.write("ago.py", LONG_AGO);
+    for python in pythons() {
+        let name = python.display().to_string();
+        let report = trace(
+            &["--notes"],
+            &["sh".as_ref(), "-c".as_ref(), SLOWLY.as_ref(), python.as_os_str(), script.as_os_str()],
+        );
+        let found = report.the("foreign-close");
+        assert_eq!(found["culprit"]["python"][0]["line"], 4, "{name}\n{}", report.stdout);
     }
 }

@@ -220,10 +220,14 @@ pub fn validate(mem: &impl ReadMem, py: &PyProcess) -> Validity {
         (py.builtin_type, b"builtin_function_or_method"),
     ];
     for (address, name) in types {
-        let found =
-            mem.read_ptr(address.wrapping_add(py.offsets.type_name.into())).and_then(|at| mem.read_c_string(at, 64));
-        if found.as_deref() != Some(name) {
-            return Validity::Invalid("the builtin types are not where they should be");
+        let Some(at) = mem.read_u64(address.wrapping_add(py.offsets.type_name.into())) else {
+            return Validity::Invalid("the builtin types cannot be read");
+        };
+        match mem.read_c_string(at, 64) {
+            Some(found) if found == name => {}
+            Some(_) => return Validity::Invalid("the builtin types are not where they should be"),
+            // The dynamic linker has not been here: the slot is empty, or holds an address of the file.
+            None => return Validity::NotYet,
         }
     }
     // The addresses of types are filled in when the interpreter starts.
@@ -289,6 +293,58 @@ mod tests {
             let found = version_from_name(Path::new(name)).map(|version| version.to_string());
             assert_eq!(found.as_deref(), version, "{name}");
         }
+    }
+
+    /// Words and names by address: all else cannot be read.
+    #[derive(Default)]
+    struct Sparse {
+        words: HashMap<u64, u64>,
+        names: HashMap<u64, &'static [u8]>,
+    }
+
+    impl ReadMem for Sparse {
+        fn read(&self, addr: u64, buf: &mut [u8]) -> bool {
+            if let (Some(word), 8) = (self.words.get(&addr), buf.len()) {
+                buf.copy_from_slice(&word.to_ne_bytes());
+                return true;
+            }
+            let Some(name) = self.names.get(&addr) else { return false };
+            buf.fill(0);
+            buf[..name.len()].copy_from_slice(name);
+            true
+        }
+    }
+
+    #[test]
+    fn a_program_that_is_not_linked_yet_contradicts_nothing() {
+        let offsets = offsets::find(Version::new(3, 9), None, None).expect("known");
+        let at = |base: u64| PyProcess {
+            type_type: base,
+            code_type: base + 0x1000,
+            unicode_type: base + 0x2000,
+            long_type: base + 0x3000,
+            builtin_type: base + 0x4000,
+            offsets,
+            ..PyProcess::default()
+        };
+        let py = at(0x7f00_0000_0000);
+        let names: [&[u8]; 5] = [b"type", b"code", b"str", b"int", b"builtin_function_or_method"];
+        let types = [py.type_type, py.code_type, py.unicode_type, py.long_type, py.builtin_type];
+        let mut mem = Sparse::default();
+        assert!(matches!(validate(&mem, &py), Validity::Invalid(_)), "nothing is there");
+        // As `ld` leaves a slot that is relocated later: empty, or with the address that the file has for it.
+        for slot in [0, 0x5000] {
+            mem.words.extend(types.map(|kind| (kind + u64::from(offsets.type_name), slot)));
+            assert_eq!(validate(&mem, &py), Validity::NotYet, "{slot}");
+        }
+        for (kind, (name, place)) in types.into_iter().zip(names.into_iter().zip(0x100u64..)) {
+            mem.words.insert(kind + u64::from(offsets.type_name), place * 32);
+            mem.names.insert(place * 32, name);
+        }
+        mem.words.insert(py.code_type + u64::from(offsets.object_type), 0);
+        assert_eq!(validate(&mem, &py), Validity::NotYet, "the types have no type yet");
+        mem.names.insert(0x101 * 32, b"cell");
+        assert!(matches!(validate(&mem, &py), Validity::Invalid(_)), "another type is there");
     }
 
     #[test]
