@@ -1,14 +1,27 @@
 //! Names and shapes of the constants that user space writes into the BPF object before it is loaded.
 //!
-//! The kernel freezes them, so the verifier sees constants: dead branches vanish, offsets cost nothing.
+//! The kernel freezes them, so the verifier sees constants and dead branches vanish. What is left is a load for each use.
 
 /// Byte offsets of kernel structure members, from the BTF of the running kernel.
-#[repr(C)]
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offsets {
     pub task_tgid: u32,
     pub task_pid: u32,
+    // What most calls need, on one line of the cache where the section begins 8 bytes before one.
+    /// `pt_regs`: the system call's number at exit, then its six arguments.
+    pub regs_nr: u32,
+    pub regs_arg: [u32; 6],
+    /// `thread_info`: the word that tells 32-bit calls, and the bit that does (0: there are none).
+    pub task_status: u32,
+    pub compat_bit: u32,
     pub task_files: u32,
+    pub files_count: u32,
+    pub files_fdt: u32,
+    pub fdt_max_fds: u32,
+    pub fdt_fd: u32,
+    pub task_nvcsw: u32,
+    // The rest.
     pub task_mm: u32,
     pub task_signal: u32,
     pub task_comm: u32,
@@ -21,16 +34,15 @@ pub struct Offsets {
     pub upid_size: u32,
     pub task_group_leader: u32,
     pub signal_live: u32,
-    pub files_count: u32,
-    pub files_fdt: u32,
-    pub fdt_max_fds: u32,
-    pub fdt_fd: u32,
     pub fdt_open_fds: u32,
     pub fdt_close_on_exec: u32,
     pub file_f_inode: u32,
     pub file_f_flags: u32,
     /// Nonzero where the file is in an interest list; 0: the kernel has none such.
     pub file_f_ep: u32,
+    /// How many hold the file, and what is there if it is one.
+    pub file_count: u32,
+    pub file_count_of_one: u32,
     pub file_f_mode: u32,
     pub file_f_op: u32,
     pub file_private_data: u32,
@@ -45,9 +57,6 @@ pub struct Offsets {
     pub mm_arg_start: u32,
     pub mm_arg_end: u32,
     pub bprm_filename: u32,
-    /// `pt_regs`: the system call's number at exit, then its six arguments.
-    pub regs_nr: u32,
-    pub regs_arg: [u32; 6],
     /// `pt_regs`: instruction, stack and frame pointer of the user program.
     pub regs_ip: u32,
     pub regs_sp: u32,
@@ -63,14 +72,11 @@ pub struct Offsets {
     pub bprm_file: u32,
     /// The arguments of a 32-bit call.
     pub regs_arg_compat: [u32; 6],
-    /// `thread_info`: the word that tells 32-bit calls, and the bit that does (0: there are none).
-    pub task_status: u32,
-    pub compat_bit: u32,
-    pub task_nvcsw: u32,
+    pub reserved: [u32; 11],
 }
 
-const WORDS: usize = 67;
-const _: () = assert!(size_of::<Offsets>() == WORDS * 4 && align_of::<Offsets>() == 4);
+const WORDS: usize = 80;
+const _: () = assert!(size_of::<Offsets>() == WORDS * 4);
 
 impl Offsets {
     /// All of them, in order, as the loader wants them.

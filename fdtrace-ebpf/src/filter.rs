@@ -6,7 +6,7 @@ use fdtrace_common::{
     wire::{TracedProcess, traced},
 };
 
-use crate::maps::{PYTHON_SIEVE, SIEVE, SIEVE_ENTRIES, TRACED};
+use crate::{gate, maps::TRACED, waits};
 
 #[unsafe(no_mangle)]
 static CLASSES: [u8; SYSCALLS] = [0; SYSCALLS];
@@ -91,85 +91,24 @@ pub fn current_any() -> Option<Task> {
 /// The entry of a traced process.
 #[inline(always)]
 pub fn process(tgid: u32) -> Option<*mut TracedProcess> {
-    if may_be(tgid) { TRACED.get_ptr_mut(tgid) } else { None }
+    if gate::may_be_traced(tgid) { TRACED.get_ptr_mut(tgid) } else { None }
 }
 
 /// The coarse filter alone, of the current task.
 #[inline(always)]
 pub fn may_be_traced() -> bool {
-    may_be((bpf_get_current_pid_tgid() >> 32) as u32)
-}
-
-#[inline(always)]
-fn may_be(tgid: u32) -> bool {
-    mark(tgid) != 0
-}
-
-/// What the coarse filter says of processes: bits of an element.
-pub mod mark {
-    /// One may be traced.
-    pub const TRACED: u32 = 1;
-    /// One runs a new program that has closed a number: see `fresh`.
-    pub const FRESH: u32 = 2;
-}
-
-#[inline(always)]
-pub fn mark(tgid: u32) -> u32 {
-    SIEVE.get(tgid & (SIEVE_ENTRIES - 1)).copied().unwrap_or(0)
-}
-
-/// Changes the mark of a traced process. Who has the same one may lose or win [`mark::FRESH`], of which nothing depends but
-/// what is told unasked.
-#[inline(always)]
-pub fn set_mark(tgid: u32, value: u32) {
-    if let Some(mark) = SIEVE.get_ptr_mut(tgid & (SIEVE_ENTRIES - 1)) {
-        // SAFETY: a live element of an array map.
-        unsafe { *mark = value };
-    }
-}
-
-/// There is nothing to be told unasked any more.
-#[inline(always)]
-pub fn unmark(tgid: u32) {
-    if mark(tgid) & mark::FRESH != 0 {
-        set_mark(tgid, mark::TRACED);
-    }
-}
-
-/// Is an interpreter known in the process, or was one?
-#[inline(always)]
-pub fn may_run_python(tgid: u32) -> bool {
-    PYTHON_SIEVE.get(tgid & (SIEVE_ENTRIES - 1)).is_some_and(|mark| *mark != 0)
-}
-
-/// An interpreter is known.
-#[inline(always)]
-pub fn runs_python(tgid: u32) {
-    if let Some(mark) = PYTHON_SIEVE.get_ptr_mut(tgid & (SIEVE_ENTRIES - 1)) {
-        // SAFETY: a live element of an array map; everybody stores the same value.
-        unsafe { *mark = 1 };
-    }
+    gate::may_be_traced((bpf_get_current_pid_tgid() >> 32) as u32)
 }
 
 /// Begins to trace a process. `false`: the set is full.
 #[inline(always)]
 pub fn adopt(tgid: u32, flags: u32) -> bool {
-    let process = TracedProcess {
-        flags,
-        execs: 0,
-        lost: 0,
-        new_until: 0,
-        closed: 0,
-        uses_left: 0,
-        run: 0,
-        waits_left: TracedProcess::WAITS,
-        reserved: 0,
-        waited: 0,
-    };
+    let process = TracedProcess { flags, execs: 0, lost: 0, new_until: 0, closed: 0, uses_left: 0, run: 0 };
     if TRACED.insert(tgid, process, 0).is_err() {
         return false;
     }
-    set_mark(tgid, mark::TRACED);
+    gate::traces(tgid);
+    waits::look(tgid);
     true
 }
 

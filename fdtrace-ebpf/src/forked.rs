@@ -32,7 +32,8 @@ pub fn files(parent: *const c_void, child: *const c_void) {
     let files = Files::at(table);
     let max_fds = files.max_fds();
     let numbers = if max_fds > TABLE_WALK_MAX { TABLE_WALK_MAX } else { max_fds };
-    let mut walk = Walk { array: files.array(), openings: u64::from(Watch::OPENINGS) };
+    let processes = [tgid, child_tgid];
+    let mut walk = Walk { array: files.array(), openings: u64::from(Watch::OPENINGS), processes };
     // SAFETY: the callback is given what lives until the loop is over.
     unsafe { bpf_loop(numbers, step as *mut c_void, (&raw mut walk).cast(), 0) };
 }
@@ -42,6 +43,8 @@ struct Walk {
     array: u64,
     /// Files of which each use may be told yet.
     openings: u64,
+    /// Parent and child.
+    processes: [u32; 2],
 }
 
 /// One number of the child's table.
@@ -59,6 +62,6 @@ unsafe extern "C" fn step(fd: u32, walk: *mut c_void) -> i64 {
     } else {
         0
     };
-    watch::file(file, fd, Watch::TURNS, every);
+    watch::shared(file, fd, walk.processes, Watch::TURNS, every);
     0
 }

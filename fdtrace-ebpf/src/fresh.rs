@@ -3,11 +3,7 @@
 
 use fdtrace_common::wire::{TracedProcess, traced};
 
-use crate::{
-    emit,
-    filter::{self, Task, mark},
-    kernel::Files,
-};
+use crate::{emit, filter::Task, gate, kernel::Files};
 
 /// A process begins with a program. Of an interpreter, user space is told by other means.
 #[inline(always)]
@@ -29,7 +25,7 @@ pub fn began(process: *mut TracedProcess, is_python: bool) {
 /// A process begins as a copy of one whose program is new.
 #[inline(always)]
 pub fn forked(parent: *const TracedProcess, child: *mut TracedProcess, child_tgid: u32) {
-    filter::set_mark(child_tgid, mark::TRACED | mark::FRESH);
+    gate::set_fresh(child_tgid, true);
     // SAFETY: live elements of a hash map; the child has not run yet.
     unsafe {
         (*child).new_until = (*parent).new_until;
@@ -54,7 +50,7 @@ pub fn closed(task: &Task, fd: u64) {
         (*process).closed |= 1 << (fd & 63);
         (*process).run = 0;
     }
-    filter::set_mark(task.tgid, mark::TRACED | mark::FRESH);
+    gate::set_fresh(task.tgid, true);
 }
 
 /// The file behind a number that was closed and is in use again, if that is to be told; else 0.
@@ -65,13 +61,13 @@ pub fn used_again(task: &Task, fd: u64, files: Files) -> u64 {
     unsafe {
         let closed = (*process).closed;
         if closed == 0 {
-            filter::unmark(task.tgid);
+            gate::set_fresh(task.tgid, false);
             return 0;
         }
         // User space has asked for what it wants to know by then.
         if emit::now() > (*process).new_until + TracedProcess::ASKED {
             (*process).closed = 0;
-            filter::unmark(task.tgid);
+            gate::set_fresh(task.tgid, false);
             return 0;
         }
         if fd >= 64 || closed >> (fd & 63) & 1 == 0 {

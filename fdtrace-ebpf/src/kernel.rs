@@ -246,6 +246,12 @@ pub fn has_turns(file: u64) -> bool {
     }
 }
 
+/// Nobody else has this file, in a table of his own or under another number.
+#[inline(always)]
+pub fn has_one_hand(file: u64) -> bool {
+    read::<u64>(file + offset!(file_count) as u64) == offset!(file_count_of_one) as u64
+}
+
 /// Fills `out` with what a `struct file` is.
 ///
 /// # Safety

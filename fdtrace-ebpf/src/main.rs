@@ -19,6 +19,7 @@ mod emit;
 mod filter;
 mod forked;
 mod fresh;
+mod gate;
 mod kernel;
 mod maps;
 mod owner;

@@ -6,11 +6,14 @@ use aya_ebpf::{
 };
 use fdtrace_common::{
     next,
-    wire::{Inflight, PerCpu, Scratch, TracedProcess, Watch},
+    wire::{Inflight, PerCpu, Scratch, TracedProcess, Watch, gate},
     witness::{ClassKey, CodeKey, CodeRoom, Holder, ImageKey, PyEntry, PyImage, SlotKey, StackRoom},
 };
 
-use crate::walk::Walk;
+use crate::{
+    gate::{NUMBERS_EACH, Number},
+    walk::Walk,
+};
 
 /// All records of all processors, in one order. User space chooses the size.
 #[map]
@@ -24,15 +27,14 @@ pub static TAKEN: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
 #[map]
 pub static TRACED: HashMap<u32, TracedProcess> = HashMap::with_max_entries(65_536, 0);
 
-/// A coarse filter in front of [`TRACED`]: zero means that no traced process has these low bits of tgid, else bits of
-/// `filter::mark`. Entries never become zero again, so a plain store is enough and a false negative is impossible.
+/// What most calls of a process are asked, in words that lie side by side so that they cost one look at memory:
+/// `gate::WORDS` for each value of the low bits of a tgid, see `fdtrace_common::wire::gate`.
 #[map]
-pub static SIEVE: Array<u32> = Array::with_max_entries(SIEVE_ENTRIES, 0);
-pub const SIEVE_ENTRIES: u32 = 16_384;
+pub static GATES: Array<u64> = Array::with_max_entries(gate::PROCESSES * gate::WORDS, 0);
 
-/// The same for [`PYTHON`].
+/// The same of the numbers of a process.
 #[map]
-pub static PYTHON_SIEVE: Array<u32> = Array::with_max_entries(SIEVE_ENTRIES, 0);
+pub static NUMBERS: Array<[Number; NUMBERS_EACH]> = Array::with_max_entries(gate::PROCESSES, 0);
 
 /// What is known of the call each thread is in, indexed by the low bits of its tid.
 /// An array and not a hash: pairing through a hash costs more than everything else together.

@@ -20,9 +20,10 @@ use fdtrace_common::{
 use crate::{
     classes,
     emit::{self, Subject},
+    filter,
+    gate::{self, Hands},
     kernel::{Files, program_image, returns_by_stack, thread_pointer},
     maps::{HELD, HOLDERS, STACK_ROOM, WALK, WATCHED},
-    shared::watches_number,
     stdio,
     walk::{self, MET, POINTERS, SEARCH_REGISTERS, STRIDE, WORDS, Walk, has_python, mode, peek},
     watch,
@@ -353,6 +354,7 @@ unsafe fn recall(walk: *mut Walk) {
         if let Some(holder) = HOLDERS.get(&key) {
             keep(&raw mut (*walk).known, holder);
             let _ = HOLDERS.remove(&key);
+            gate::unsettle((*walk).tgid, (*walk).wanted_fd);
         }
         (*walk).is_closedir = 0;
         if (*walk).known.owns == owns::DIRECTORY {
@@ -382,6 +384,7 @@ unsafe fn closed(walk: *mut Walk) {
             bpf_loop((*walk).candidates, close_step as *mut c_void, core::ptr::null_mut(), 0);
             // As it was before the search, whoever was bound to the number meanwhile.
             let _ = HOLDERS.remove(&wanted_slot(walk));
+            gate::unsettle((*walk).tgid, (*walk).wanted_fd);
         }
     }
 }
@@ -428,7 +431,7 @@ unsafe fn is_decided(walk: *mut Walk) -> bool {
     unsafe {
         let fd = (*walk).wanted_fd;
         let known = &raw const (*walk).known;
-        if watches_number(u64::from(fd)) && WATCHED.get_ptr(watch_key((*walk).tgid, fd)).is_some() {
+        if watch::watches((*walk).tgid, fd) == Hands::Any && WATCHED.get_ptr(watch_key((*walk).tgid, fd)).is_some() {
             // Somebody was left behind with this number, and may close it: a stream by `fclose`, see `wanted`.
             let is_free = (*known).begun != 0 && (*known).object == 0 && (*known).maybe[0] == 0;
             return is_free && !has_python(walk) && returns_by_stack() && !is_library_s(walk);
@@ -557,10 +560,20 @@ pub unsafe fn wanted(walk: *mut Walk, fd: u32, always: bool) -> bool {
 
 /// Is it known who holds this number, or has been searched for in vain often enough?
 #[inline(always)]
-pub fn is_settled(tgid: u32, execs: u32, fd: u32) -> bool {
-    let Some(known) = HOLDERS.get_ptr(&slot_key(tgid, execs, fd)) else { return false };
+pub fn is_settled(tgid: u32, fd: u32) -> bool {
+    if gate::is_settled(tgid, fd) {
+        return true;
+    }
+    let Some(process) = filter::process(tgid) else { return true };
     // SAFETY: a live element of a hash map.
-    unsafe { (*known).object != 0 || (*known).searches > SEARCHES }
+    let execs = unsafe { (*process).execs };
+    let Some(known) = HOLDERS.get_ptr(&slot_key(tgid, execs, fd)) else { return false };
+    // SAFETY: as above.
+    let settled = unsafe { (*known).object != 0 || (*known).searches > SEARCHES };
+    if settled {
+        gate::settle(tgid, fd);
+    }
+    settled
 }
 
 /// A number was given out: nobody is known to hold it yet. If a search was made, what it found may come to hold it.
@@ -574,6 +587,7 @@ pub unsafe fn begun(walk: *mut Walk) {
         maybes(walk);
         (*walk).known.begun = 1;
         let _ = HOLDERS.insert(&wanted_slot(walk), &(*walk).known, 0);
+        gate::unsettle((*walk).tgid, (*walk).wanted_fd);
     }
 }
 

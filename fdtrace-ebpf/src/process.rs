@@ -15,7 +15,7 @@ use fdtrace_common::wire::{
 
 use crate::{
     emit::{self, Subject},
-    filter, fresh,
+    filter, fresh, gate,
     kernel::{Files, member, offset, read},
     stack, syscalls,
     turns::{self, Room},
@@ -53,8 +53,9 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
     if child_tgid != tgid {
         // SAFETY: as above.
         stack::forked(tgid, child_tgid, unsafe { (*process).execs });
+        gate::inherits_watches(tgid, child_tgid);
         // What the one adds to a shared list, the other is told of.
-        waits::look(process);
+        waits::look(tgid);
         if flags & traced::NEW != 0
             && let Some(child) = filter::process(child_tgid)
         {
@@ -111,7 +112,8 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
     // SAFETY: a live element of a hash map; the process is alone now and waits for nobody.
     unsafe { (*task.process).flags &= !traced::WAIT_EXEC };
     stack::executed(task.process, task.tgid, bprm);
-    waits::look(task.process);
+    waits::look(task.tgid);
+    gate::unsettle_all(task.tgid);
     fresh::began(task.process, stack::runs_python(task.tgid));
     let files = Files::of_current();
     let who = Subject { tgid: task.tgid, tid: task.tid, table: files.files };

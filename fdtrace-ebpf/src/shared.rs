@@ -76,22 +76,3 @@ pub static SHED: Word = Word::zero();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.watched")]
 pub static WATCHED_NUMBERS: Word = Word::zero();
-
-/// The same for what the programs watch themselves, a word for each: processors that set bits of one word at the same time
-/// would undo each other's.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = ".data.own")]
-static OWN_NUMBERS: [Word; 64] = [const { Word::zero() }; 64];
-
-/// Watches a number, or a file behind it.
-#[inline(always)]
-pub fn watch_number(fd: u64) {
-    // Where the compiler knows that a number is small it leaves the mask away, and the verifier of 6.1 does not know it.
-    OWN_NUMBERS[(core::hint::black_box(fd) & 63) as usize].set(1);
-}
-
-/// Does anybody watch a number like this one?
-#[inline(always)]
-pub fn watches_number(fd: u64) -> bool {
-    WATCHED_NUMBERS.get() >> (fd & 63) & 1 != 0 || OWN_NUMBERS[(fd & 63) as usize].get() != 0
-}

@@ -22,6 +22,7 @@ use fdtrace_common::{
 use crate::{
     emit::{self, Subject},
     filter::{self, Task},
+    gate,
     kernel::{self, Files, member, offset, read},
     maps::{EVENTS, IMAGES, PYTHON, STACK_ROOM, WALK},
     owner, python,
@@ -532,7 +533,7 @@ unsafe fn install(process: *mut TracedProcess, tgid: u32, image: *const PyImage,
         (*python).builtin_type = (*python).builtin_type.wrapping_add(bias);
         (*walk).python_execs = (*process).execs;
         (*walk).python_reserved = 0;
-        filter::runs_python(tgid);
+        gate::runs_python(tgid);
         // If there is no room, the process goes without.
         let _ = PYTHON.insert(&tgid, &*python.cast::<PyEntry>(), 0);
     }
@@ -547,7 +548,7 @@ pub fn forked(tgid: u32, child: u32, execs: u32) {
         unsafe { (*process).execs = execs };
     }
     if let Some(known) = PYTHON.get_ptr(&tgid) {
-        filter::runs_python(child);
+        gate::runs_python(child);
         // SAFETY: a live element of a hash map. If there is no room, the child goes without.
         let _ = PYTHON.insert(&child, unsafe { &*known }, 0);
     }

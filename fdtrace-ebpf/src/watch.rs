@@ -3,19 +3,31 @@
 use fdtrace_common::wire::{Watch, watch_key};
 
 use crate::{
-    kernel::{Files, has_turns},
+    gate::{self, Hands},
+    kernel::{Files, has_one_hand, has_turns},
     maps::WATCHED,
-    shared::{watch_number, watches_number},
+    shared::WATCHED_NUMBERS,
 };
 
 /// The file behind a number whose use user space has asked for; 0: it has not.
 #[inline(always)]
 pub fn watched(tgid: u32, fd: u64, files: Files) -> u64 {
-    if !watches_number(fd) {
+    let hands = watches(tgid, fd as u32);
+    if hands == Hands::None {
         return 0;
     }
     let file = files.file(fd);
+    // Of a file that nobody else has any more nobody waits for his turn.
+    if hands == Hands::Several && file != 0 && has_one_hand(file) {
+        return 0;
+    }
     if file != 0 && (wanted(watch_key(tgid, fd as u32), tgid) || wanted(file, tgid)) { file } else { 0 }
+}
+
+/// Does anybody watch a number like this one, and from which hands?
+#[inline(always)]
+pub fn watches(tgid: u32, fd: u32) -> Hands {
+    if WATCHED_NUMBERS.get() >> (fd & 63) & 1 != 0 { Hands::Any } else { gate::watched(tgid, fd) }
 }
 
 #[inline(always)]
@@ -29,22 +41,26 @@ fn wanted(key: u64, tgid: u32) -> bool {
 #[inline(always)]
 pub fn number(tgid: u32, fd: u32, times: u32) {
     let _ = WATCHED.insert(watch_key(tgid, fd), Watch { left: times, every: times, last: 0, reserved: 0 }, 0);
-    watch_number(u64::from(fd));
+    gate::watches(tgid, fd, Hands::Any);
 }
 
-/// The same of a file that is behind `fd`: the next `every` uses, and then whenever it changes hands.
+/// The same of a file that is behind `fd` and that a fork has given a second hand to: the next `every` uses, and then
+/// whenever it changes hands.
 #[inline(always)]
-pub fn file(file: u64, fd: u32, times: u32, every: u32) {
+pub fn shared(file: u64, fd: u32, processes: [u32; 2], times: u32, every: u32) {
     let _ = WATCHED.insert(file, Watch { left: times, every, last: 0, reserved: 0 }, 0);
-    watch_number(u64::from(fd));
+    for tgid in processes {
+        gate::watches(tgid, fd, Hands::Several);
+    }
 }
 
 /// An open got a standard number: a program that is started with it may be through before user space has read of that.
 /// Told of files that stray output spoils, whenever they change hands.
 #[inline(always)]
-pub fn standard(file: u64, fd: u32) {
+pub fn standard(tgid: u32, file: u64, fd: u32) {
     if fd <= 2 && file != 0 && has_turns(file) {
-        self::file(file, fd, Watch::TURNS, 0);
+        let _ = WATCHED.insert(file, Watch { left: Watch::TURNS, every: 0, last: 0, reserved: 0 }, 0);
+        gate::watches(tgid, fd, Hands::Any);
     }
 }
 

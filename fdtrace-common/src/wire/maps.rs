@@ -30,11 +30,6 @@ pub struct TracedProcess {
     pub uses_left: u32,
     /// The number whose use was told last, and how often in a row, in the lower half.
     pub run: u32,
-    /// How many waits for events will be told whatever they bring; then one in a while is enough.
-    pub waits_left: u32,
-    pub reserved: u32,
-    /// When the last one began that was told after those, nanoseconds of `CLOCK_BOOTTIME`.
-    pub waited: u64,
 }
 
 impl TracedProcess {
@@ -45,11 +40,6 @@ impl TracedProcess {
     /// Uses that are told of a new program, and of one number in a row.
     pub const USES: u32 = 32;
     pub const RUN: u32 = 4;
-    /// Waits that are told from when a process begins, forks, or closes a number that is in an interest list: an entry that
-    /// outlives its number, or that somebody else adds, shows there.
-    pub const WAITS: u32 = 256;
-    /// Time between two that are told afterwards, nanoseconds.
-    pub const WAITS_APART: u64 = 1_000_000;
 }
 
 /// The call that a thread is in.
@@ -130,10 +120,43 @@ pub mod shared {
     /// The lower half: the snapshot iterator looks at this tgid only; 0: at all that are traced. The upper half: which
     /// snapshot it is.
     pub const SNAPSHOT: &str = ".data.snapshot";
-    /// One bit for each value of the low six bits of a number: somebody watches such a number, see the `WATCHED` map.
+    /// One bit for each value of the low six bits of a number: user space watches such a number, see the `WATCHED` map.
     pub const WATCHED_NUMBERS: &str = ".data.watched";
     /// What is left out, one of [`super::shed`].
     pub const SHED: &str = ".data.shed";
+}
+
+/// The words of the `GATES` map, of which each value of the low bits of a tgid has [`gate::WORDS`]: what most calls of a
+/// process are asked. Both sides store single words and never change part of one, so that nobody undoes what another does.
+pub mod gate {
+    /// Values of the low bits of a tgid. What is said of one process is said of all that share them, so it is only a filter,
+    /// or a budget.
+    pub const PROCESSES: u32 = 8192;
+    pub const WORDS: u32 = 8;
+
+    /// Nonzero: one may be traced. For good, so a false negative is impossible.
+    pub const TRACED: u32 = 0;
+    /// Nonzero: an interpreter is known in one, or was. For good.
+    pub const PYTHON: u32 = 1;
+    /// Nonzero: starts of calls that only use a number were kept, or are. For good.
+    pub const KEPT: u32 = 2;
+    /// Nonzero: one runs a new program that has closed a number. Nothing depends on it but what is told unasked.
+    pub const FRESH: u32 = 3;
+    /// How many waits for events will be told whatever they bring; then one in a while is enough.
+    pub const WAITS_LEFT: u32 = 4;
+    /// When the last one began that was told after those, nanoseconds of `CLOCK_BOOTTIME`.
+    pub const WAITED: u32 = 5;
+
+    /// Waits that are told from when a process begins, forks, or closes a number that is in an interest list: an entry that
+    /// outlives its number, or that somebody else adds, shows there.
+    pub const WAITS: u64 = 256;
+    /// Time between two that are told afterwards, nanoseconds.
+    pub const WAITS_APART: u64 = 1_000_000;
+
+    /// Where a word of a process is.
+    pub const fn index(tgid: u32, word: u32) -> u32 {
+        tgid % PROCESSES * WORDS + word
+    }
 }
 
 /// What is left out when fdtrace needs more than it may; each with all that is before it. What happened is told as long as
@@ -149,7 +172,7 @@ pub mod shed {
 }
 
 plain! {
-    TracedProcess = 56,
+    TracedProcess = 40,
     Watch = 16,
     Inflight = 56,
     PerCpu = 72,

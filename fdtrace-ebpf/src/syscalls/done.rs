@@ -277,7 +277,11 @@ impl Done {
 
     #[inline(always)]
     pub fn waited(&self) {
-        if self.ret <= 0 || waits::is_due(self.task.process, &self.start) || self.blocked() {
+        let due = self.ret > 0 && waits::is_due(self.task.tgid, self.start.time);
+        if due {
+            waits::told(self.task.tgid, self.start.time);
+        }
+        if due || self.ret <= 0 || self.blocked() {
             self.epoll_wait();
         }
     }

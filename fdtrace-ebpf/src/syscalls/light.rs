@@ -11,8 +11,7 @@ use fdtrace_common::{class::hook, wire::Inflight};
 
 use super::{AT_EMPTY_PATH, args::arg, inflight};
 use crate::{
-    emit,
-    filter::{self, mark},
+    emit, filter, gate,
     kernel::{self, Files},
     owner, turns, watch,
 };
@@ -26,44 +25,33 @@ pub fn begins(regs: *const c_void, nr: u64, hooks: u8) -> bool {
     }
     let pid_tgid = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
-    let mark = filter::mark(tgid);
-    if mark == 0 {
+    if !gate::may_be_traced(tgid) {
         return true;
     }
     let fd = arg(regs, 0);
-    if mark & mark::FRESH != 0 || kernel::in_compat_call() {
-        return false;
-    }
     let files = Files::of_current();
-    if watch::watched(tgid, fd, files) != 0 {
+    if gate::may_be_fresh(tgid) || kernel::in_compat_call() || watch::watched(tgid, fd, files) != 0 {
         return false;
     }
     if hooks & hook::EMPTY_PATH != 0 && arg(regs, 3) & AT_EMPTY_PATH != 0 {
         return false;
     }
-    if hooks & hook::SEARCHED != 0 && filter::may_run_python(tgid) && !is_settled(tgid, fd as u32) {
+    if hooks & hook::SEARCHED != 0 && gate::may_run_python(tgid) && !owner::is_settled(tgid, fd as u32) {
         return false;
     }
-    files.users() == 1 || keep(tid, nr, files)
-}
-
-/// Of the objects of an interpreter.
-#[inline(always)]
-fn is_settled(tgid: u32, fd: u32) -> bool {
-    let Some(process) = filter::process(tgid) else { return true };
-    // SAFETY: a live element of a hash map.
-    owner::is_settled(tgid, unsafe { (*process).execs }, fd)
+    files.users() == 1 || keep(tgid, tid, nr, files)
 }
 
 /// Others can change the table while the call waits. `false`: there is more to do, for the end of the last call was not
 /// seen.
 #[inline(always)]
-fn keep(tid: u32, nr: u64, files: Files) -> bool {
+fn keep(tgid: u32, tid: u32, nr: u64, files: Files) -> bool {
     let Some(slot) = inflight::slot(tid) else { return false };
     // SAFETY: a live element of an array map.
     if unsafe { (*slot).tid } == tid {
         return false;
     }
+    gate::keeps(tgid);
     let pos = emit::position();
     // SAFETY: a live element of an array map: see `enter`.
     unsafe {

@@ -15,6 +15,7 @@ mod received;
 
 use core::ffi::c_void;
 
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use fdtrace_common::{
     class::{self, hook, witness},
     next,
@@ -24,7 +25,7 @@ use fdtrace_common::{
 use crate::{
     emit,
     filter::{self, Task, witnesses},
-    fresh,
+    fresh, gate,
     kernel::{self, Files, member, offset},
     owner, process,
     shared::SHED,
@@ -116,7 +117,7 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<(Task, bool)> {
     let before = match class {
         class::CLOSE | class::DUP2 => {
             let file = files.file(arg_of(regs, compat, usize::from(class == class::DUP2)));
-            waits::closes(task.process, file);
+            waits::closes(task.tgid, file);
             file
         }
         class::EPOLL_CTL => files.file(arg_of(regs, compat, 2)),
@@ -135,6 +136,9 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<(Task, bool)> {
         }
         _ => 0,
     };
+    if hooks & hook::USES != 0 {
+        gate::keeps(task.tgid);
+    }
     // SAFETY: `slot` is a live element of an array map. Only this thread writes it, or one with the same low bits of
     // tid: that one is found out by its tid.
     unsafe {
@@ -176,6 +180,10 @@ pub fn tells_nothing(regs: *const c_void, ret: i64) -> bool {
         light::ends(nr, hooks);
         return false;
     }
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if hooks & hook::USES != 0 && hooks & hook::MAPS == 0 && !gate::may_have_kept(tgid) {
+        return true;
+    }
     if kernel::in_compat_call() || hooks & hook::MAPS != 0 && maps_code(regs) {
         return false;
     }
@@ -201,7 +209,7 @@ fn waited_in_vain(regs: *const c_void, ret: i64) -> bool {
     }
     let Some(task) = filter::current() else { return false };
     let start = started(task.tid);
-    ret > 0 && start.time != 0 && !waits::will_be_due(task.process, &start) && !inflight::waited_long(&start)
+    ret > 0 && start.time != 0 && !waits::is_due(task.tgid, start.time) && !inflight::waited_long(&start)
 }
 
 /// Is the end of this call to be told, and by which program?
@@ -272,7 +280,7 @@ pub fn tell_call(regs: *const c_void, ret: i64) {
         },
         class::URING if ret >= 0 => {
             // It may have closed numbers.
-            waits::look(done.task.process);
+            waits::look(done.task.tgid);
             done.plain();
         }
         class::EPOLL_CTL => done.epoll_ctl(),
@@ -282,7 +290,7 @@ pub fn tell_call(regs: *const c_void, ret: i64) {
         _ => done.failed(),
     }
     if (0..=2).contains(&ret) && matches!(done.class, class::RETURNS_FD | class::OPEN_PATH0 | class::OPEN_PATH1) {
-        watch::standard(done.files.file(ret as u64), ret as u32);
+        watch::standard(done.task.tgid, done.files.file(ret as u64), ret as u32);
     }
 }
 
@@ -331,7 +339,7 @@ pub fn tell_memory(regs: *const c_void, ret: i64) {
 #[inline(always)]
 pub fn tell_table(regs: *const c_void, ret: i64) {
     let Some(done) = Done::of_current(regs, ret) else { return };
-    waits::look(done.task.process);
+    waits::look(done.task.tgid);
     if done.has_new_table() {
         done.plain();
         // Nobody else has this table yet, so a walk over it is exact.
@@ -353,7 +361,7 @@ pub fn wants_at_enter(regs: *const c_void, nr: u64, task: &Task, watched: bool) 
         return false;
     }
     // Of a program without an interpreter nothing else is looked at when it calls `fcntl`.
-    if filter::class(nr, false) == class::FCNTL && !asks_for_flags(regs) && !filter::may_run_python(task.tgid) {
+    if filter::class(nr, false) == class::FCNTL && !asks_for_flags(regs) && !gate::may_run_python(task.tgid) {
         return false;
     }
     wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0 && armed(regs, nr) && has_leave()
@@ -369,9 +377,7 @@ pub fn asks_for_flags(regs: *const c_void) -> bool {
 /// May there be an object of an interpreter that holds the number and is not known yet?
 #[inline(always)]
 fn may_find(regs: *const c_void, task: &Task) -> bool {
-    // SAFETY: a live element of a hash map.
-    let execs = unsafe { (*task.process).execs };
-    filter::may_run_python(task.tgid) && !owner::is_settled(task.tgid, execs, arg(regs, 0) as u32)
+    gate::may_run_python(task.tgid) && !owner::is_settled(task.tgid, arg(regs, 0) as u32)
 }
 
 /// Witnesses may be called. Who is not, is counted.

@@ -61,8 +61,9 @@ pub enum Want {
     /// The uses of a file, through whatever number: the next `every`, and then whenever another process than the last one
     /// makes them. `fd`: a number that it has.
     Turns { file: u64, fd: i32, times: u32, every: u32 },
-    /// The same from the next fork on, which may follow at any time, so that a talk over it is over before we know.
-    TurnsAtFork { file: u64, fd: i32, times: u32 },
+    /// The same of what a fork shares, since the one that has done so or from the next one on: that may follow at any time,
+    /// and a talk over it be over before we know.
+    TurnsAtFork { file: u64, fd: i32, times: u32, every: u32 },
     /// The kernel's list of the entries of an epoll instance.
     EpollList { tgid: u32, fd: i32 },
 }

@@ -78,11 +78,8 @@ impl Rules {
                 if let Some(live) = world.slot(*slot).and_then(|slot| slot.live())
                     && matters(&live.data.description)
                 {
-                    out.wants.push(Want::TurnsAtFork {
-                        file: live.data.description.file,
-                        fd: slot.fd,
-                        times: Watch::TURNS,
-                    });
+                    let file = live.data.description.file;
+                    out.wants.push(Want::TurnsAtFork { file, fd: slot.fd, times: Watch::TURNS, every: 0 });
                 }
             }
             // A row of a copied table.
@@ -105,7 +102,8 @@ impl Rules {
                     every = Watch::OPENING;
                     shared.conversation.begin();
                 }
-                out.wants.push(Want::Turns { file: description.file, fd: slot.fd, times: Watch::TURNS, every });
+                let (file, fd, times) = (description.file, slot.fd, Watch::TURNS);
+                out.wants.push(Want::TurnsAtFork { file, fd, times, every });
             }
             Change::Used { slot, number, by } if !self.shared.is_empty() => self.used(*slot, *number, by, world, out),
             // Whoever runs another program uses what it was given, on purpose.

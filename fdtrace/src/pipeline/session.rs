@@ -146,8 +146,8 @@ impl Session {
                 }
                 Want::Turns { file, fd, times, every } => self.watch_file(file, fd, times, every),
                 // Else it does so itself, and until then uses of such a number cost nothing.
-                Want::TurnsAtFork { file, fd, times } if !self.live.sees_forked_files() => {
-                    self.watch_file(file, fd, times, 0);
+                Want::TurnsAtFork { file, fd, times, every } if !self.live.sees_forked_files() => {
+                    self.watch_file(file, fd, times, every);
                 }
                 Want::TurnsAtFork { .. } => {}
                 Want::EpollList { tgid, fd } => self.live.list_epoll(tgid, fd),

@@ -48,6 +48,12 @@ pub fn of_running_kernel() -> Result<Offsets, OffsetsError> {
 /// Every offset the BPF object needs.
 pub fn resolve(btf: &Btf<'_>, arch: Arch) -> Result<Offsets, MissingMember> {
     let registers = registers(btf, arch)?;
+    // Since 6.13 a file counts those that hold it beside the first:
+    // <https://github.com/torvalds/linux/blob/v6.13/include/linux/file_ref.h#L11>.
+    let (file_count, file_count_of_one) = match btf.offset("file", "f_ref") {
+        Ok(at) => (at, 0),
+        Err(_) => (btf.offset("file", "f_count")?, 1),
+    };
     Ok(Offsets {
         task_tgid: btf.offset("task_struct", "tgid")?,
         task_pid: btf.offset("task_struct", "pid")?,
@@ -74,6 +80,8 @@ pub fn resolve(btf: &Btf<'_>, arch: Arch) -> Result<Offsets, MissingMember> {
         file_f_flags: btf.offset("file", "f_flags")?,
         // Since 5.11; before, every file had a list of its own, which may be empty.
         file_f_ep: btf.offset("file", "f_ep").unwrap_or(0),
+        file_count,
+        file_count_of_one,
         file_f_mode: btf.offset("file", "f_mode")?,
         file_f_op: btf.offset("file", "f_op")?,
         file_private_data: btf.offset("file", "private_data")?,
@@ -106,6 +114,7 @@ pub fn resolve(btf: &Btf<'_>, arch: Arch) -> Result<Offsets, MissingMember> {
         task_status: registers.status,
         compat_bit: registers.compat_bit,
         task_nvcsw: btf.offset("task_struct", "nvcsw")?,
+        reserved: [0; 11],
     })
 }
 

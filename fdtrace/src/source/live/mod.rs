@@ -11,10 +11,10 @@ mod word;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use fdtrace_common::{
     python::PyProcess,
-    wire::{self, Header, TracedProcess, bytes_of, kind, loss, shared, traced},
+    wire::{self, Header, TracedProcess, bytes_of, gate, kind, loss, shared, traced},
     witness::{ImageKey, PyEntry, PyImage},
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -74,7 +74,7 @@ pub struct Live {
     ring: AsyncFd<RingBuf<MapData>>,
     object: Object,
     traced: HashMap<MapData, u32, Words<{ size_of::<TracedProcess>() / 8 }>>,
-    sieve: Array<MapData, u32>,
+    gates: Array<MapData, u64>,
     watches: Watches,
     lost: Word,
     armed: Word,
@@ -82,8 +82,6 @@ pub struct Live {
     ring_size: u64,
     snapshots: Snapshots,
     per_cpu: PerCpuArray<MapData, [u64; 1 + loss::CLASSES]>,
-    /// As `sieve`, of the processes that `python` has or had.
-    python_sieve: Array<MapData, u32>,
     python: HashMap<MapData, u32, Words<{ size_of::<PyEntry>() / 8 }>>,
     images: HashMap<MapData, [u64; 2], Words<{ size_of::<PyImage>() / 8 }>>,
     /// Position of the next record.
@@ -104,13 +102,12 @@ impl Live {
         let ebpf = &mut object.ebpf;
         let ring = RingBuf::try_from(object::map(ebpf, "EVENTS")?)?;
         let traced = HashMap::try_from(object::map(ebpf, "TRACED")?)?;
-        let sieve = Array::try_from(object::map(ebpf, "SIEVE")?)?;
+        let gates = Array::try_from(object::map(ebpf, "GATES")?)?;
         let watched = HashMap::try_from(object::map(ebpf, "WATCHED")?)?;
         let watches = Watches::new(watched, Word::take(ebpf, shared::WATCHED_NUMBERS)?);
         let lost = Word::take(ebpf, shared::LOST_EPOCH)?;
         let armed = Word::take(ebpf, shared::ARMED)?;
         let shed = Word::take(ebpf, shared::SHED)?;
-        let python_sieve = Array::try_from(object::map(ebpf, "PYTHON_SIEVE")?)?;
         let snapshots = Snapshots::new(Word::take(ebpf, shared::SNAPSHOT)?);
         let per_cpu = PerCpuArray::try_from(object::map(ebpf, "PER_CPU")?)?;
         let python = HashMap::try_from(object::map(ebpf, "PYTHON")?)?;
@@ -122,7 +119,7 @@ impl Live {
             ring,
             object,
             traced,
-            sieve,
+            gates,
             watches,
             lost,
             armed,
@@ -130,7 +127,6 @@ impl Live {
             ring_size: u64::from(settings.ring_size),
             snapshots,
             per_cpu,
-            python_sieve,
             python,
             images,
             pos: 0,
@@ -149,13 +145,10 @@ impl Live {
     /// Traces a process from now on. `wait_exec`: from its next exec on.
     pub fn adopt(&mut self, tgid: u32, wait_exec: bool) -> Result<()> {
         let flags = if wait_exec { traced::ON | traced::WAIT_EXEC } else { traced::ON };
-        let_through(&mut self.sieve, tgid).context("cannot set the process filter")?;
+        self.gate(tgid, gate::WAITS_LEFT, gate::WAITS)?;
+        self.gate(tgid, gate::TRACED, 1)?;
         self.traced
-            .insert(
-                tgid,
-                Words::of(&TracedProcess { flags, waits_left: TracedProcess::WAITS, ..TracedProcess::default() }),
-                0,
-            )
+            .insert(tgid, Words::of(&TracedProcess { flags, ..TracedProcess::default() }), 0)
             .with_context(|| format!("cannot add process {tgid} to the set of traced processes"))?;
         self.queued.push(process::record(tgid));
         self.queued.extend(process::namespaced(tgid));
@@ -184,6 +177,12 @@ impl Live {
         self.object.sees_forked_files
     }
 
+    /// Stores one word of what most calls of a process are asked.
+    fn gate(&mut self, tgid: u32, word: u32, value: u64) -> Result<()> {
+        let stored = self.gates.set(gate::index(tgid, word), value, 0);
+        stored.with_context(|| format!("cannot set the filters of process {tgid}"))
+    }
+
     /// How many programs a traced process has run: to be asked for before its memory is looked at.
     pub fn execs(&self, tgid: u32) -> Option<u32> {
         Some(self.traced.get(&tgid, 0).ok()?.read::<TracedProcess>()?.execs)
@@ -193,7 +192,7 @@ impl Live {
     /// begun to run since `execs`.
     pub fn set_python(&mut self, tgid: u32, execs: u32, process: &PyProcess) -> Result<()> {
         let entry = PyEntry { process: *process, execs, reserved: 0 };
-        let_through(&mut self.python_sieve, tgid).context("cannot mark the process as one that runs Python")?;
+        self.gate(tgid, gate::PYTHON, 1)?;
         self.python
             .insert(tgid, Words::of(&entry), 0)
             .with_context(|| format!("cannot tell the kernel side of the interpreter of process {tgid}"))
@@ -355,11 +354,6 @@ impl Live {
         }
         totals
     }
-}
-
-/// Lets a process through a coarse filter of the kernel side's, for good.
-fn let_through(sieve: &mut Array<MapData, u32>, tgid: u32) -> Result<(), MapError> {
-    sieve.set(tgid % sieve.len(), 1, 0)
 }
 
 /// Space that a record takes in the ring: an 8-byte header, and padding to 8 bytes.

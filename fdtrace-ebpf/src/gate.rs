@@ -1,0 +1,213 @@
+//! What most calls of a process are asked: a word or two of memory that lie side by side, before anything is looked up.
+//!
+//! Processes with the same low bits of tgid share them. Most of it is a filter, which says yes for all of them if it would
+//! for one; what is more says whose it is. Everything is stored as a whole, so nobody undoes what another processor does.
+
+use fdtrace_common::wire::gate::{self, FRESH, KEPT, PROCESSES, PYTHON, TRACED};
+
+use crate::maps::{GATES, NUMBERS};
+
+/// Elements for the numbers of a process, each for those with the same low bits.
+pub const NUMBERS_EACH: usize = 64;
+
+/// What is asked of the numbers of a process.
+#[derive(Clone, Copy)]
+pub struct Number {
+    /// Nonzero: the programs themselves watch such a number, see the `WATCHED` map. For good.
+    watched: u8,
+    /// The same, as long as others have the file as well. For good.
+    watched_if_shared: u8,
+    /// Who holds the number (below [`NUMBERS_EACH`]) is known or was searched for in vain: the high bits say whose it is,
+    /// the low ones how often that is believed before the map is asked again, which forgets what was not asked for long.
+    settled: u16,
+}
+
+const TRUST_BITS: u32 = 7;
+const TRUST: u16 = (1 << TRUST_BITS) - 1;
+// Ids end at 4194304: <https://github.com/torvalds/linux/blob/v6.12/include/linux/threads.h#L34>.
+const _: () = assert!((1 << 22) / PROCESSES <= 1 << (16 - TRUST_BITS));
+
+/// A word of `fdtrace_common::wire::gate`.
+#[inline(always)]
+pub fn word(tgid: u32, word: u32) -> u64 {
+    GATES.get(gate::index(tgid, word)).copied().unwrap_or(0)
+}
+
+#[inline(always)]
+pub fn set_word(tgid: u32, word: u32, value: u64) {
+    if let Some(place) = GATES.get_ptr_mut(gate::index(tgid, word)) {
+        // SAFETY: a live element of an array map.
+        unsafe { *place = value };
+    }
+}
+
+/// As [`set_word`], of a word that nearly always has that value already: processors share what nobody writes.
+#[inline(always)]
+fn mark(tgid: u32, word: u32, value: u64) {
+    if self::word(tgid, word) != value {
+        set_word(tgid, word, value);
+    }
+}
+
+/// May the process be traced?
+#[inline(always)]
+pub fn may_be_traced(tgid: u32) -> bool {
+    word(tgid, TRACED) != 0
+}
+
+/// It is, and it is looked at as one that has just begun.
+#[inline(always)]
+pub fn traces(tgid: u32) {
+    mark(tgid, TRACED, 1);
+    mark(tgid, FRESH, 0);
+    // Another process may have had the id before.
+    unsettle_all(tgid);
+}
+
+/// Is an interpreter known in the process, or was one?
+#[inline(always)]
+pub fn may_run_python(tgid: u32) -> bool {
+    word(tgid, PYTHON) != 0
+}
+
+/// An interpreter is known.
+#[inline(always)]
+pub fn runs_python(tgid: u32) {
+    mark(tgid, PYTHON, 1);
+}
+
+/// May a start be kept of a call that does nothing but use a number?
+#[inline(always)]
+pub fn may_have_kept(tgid: u32) -> bool {
+    word(tgid, KEPT) != 0
+}
+
+/// One is about to be.
+#[inline(always)]
+pub fn keeps(tgid: u32) {
+    mark(tgid, KEPT, 1);
+}
+
+/// May the process have begun just now, and closed a number? See `fresh`.
+#[inline(always)]
+pub fn may_be_fresh(tgid: u32) -> bool {
+    word(tgid, FRESH) != 0
+}
+
+#[inline(always)]
+pub fn set_fresh(tgid: u32, fresh: bool) {
+    mark(tgid, FRESH, u64::from(fresh));
+}
+
+/// Is it known that there is nobody to be searched for who holds this number?
+#[inline(always)]
+pub fn is_settled(tgid: u32, fd: u32) -> bool {
+    let Some(number) = element(tgid, fd) else { return false };
+    // SAFETY: a live element of an array map. Who uses a number while another thread gives it away may bring back that it was
+    // settled, until that has been believed often enough.
+    unsafe {
+        let settled = (*number).settled;
+        if fd as usize >= NUMBERS_EACH || settled >> TRUST_BITS != whose(tgid) || settled & TRUST == 0 {
+            return false;
+        }
+        (*number).settled = settled - 1;
+        true
+    }
+}
+
+/// From now on.
+#[inline(always)]
+pub fn settle(tgid: u32, fd: u32) {
+    if let Some(number) = element(tgid, fd)
+        && (fd as usize) < NUMBERS_EACH
+    {
+        // SAFETY: a live element of an array map.
+        unsafe { (*number).settled = whose(tgid) << TRUST_BITS | TRUST };
+    }
+}
+
+/// Not any more.
+#[inline(always)]
+pub fn unsettle(tgid: u32, fd: u32) {
+    if let Some(number) = element(tgid, fd) {
+        // SAFETY: as above. One that is above is another's business, and costs him a look-up.
+        unsafe {
+            if (*number).settled != 0 {
+                (*number).settled = 0;
+            }
+        }
+    }
+}
+
+/// None of its numbers.
+#[inline(always)]
+pub fn unsettle_all(tgid: u32) {
+    let Some(numbers) = NUMBERS.get_ptr_mut(tgid % PROCESSES) else { return };
+    // SAFETY: a live element of an array map.
+    for number in unsafe { &mut *numbers } {
+        number.settled = 0;
+    }
+}
+
+/// The high bits of an id.
+#[inline(always)]
+fn whose(tgid: u32) -> u16 {
+    (tgid / PROCESSES) as u16
+}
+
+/// From which hands a use of a number has to come for somebody on this side to watch it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Hands {
+    /// Nobody watches such a number.
+    None,
+    /// Those of a file that others have as well.
+    Several,
+    Any,
+}
+
+/// Does anybody on this side watch a number like this one of a process?
+#[inline(always)]
+pub fn watched(tgid: u32, fd: u32) -> Hands {
+    let Some(number) = element(tgid, fd) else { return Hands::None };
+    // SAFETY: a live element of an array map.
+    match unsafe { *number } {
+        Number { watched: 0, watched_if_shared: 0, .. } => Hands::None,
+        Number { watched: 0, .. } => Hands::Several,
+        _ => Hands::Any,
+    }
+}
+
+/// From now on.
+#[inline(always)]
+pub fn watches(tgid: u32, fd: u32, hands: Hands) {
+    let Some(number) = element(tgid, fd) else { return };
+    // SAFETY: as above.
+    unsafe {
+        match hands {
+            Hands::None => {}
+            Hands::Several => (*number).watched_if_shared = 1,
+            Hands::Any => (*number).watched = 1,
+        }
+    }
+}
+
+/// A child has the numbers of its parent.
+#[inline(always)]
+pub fn inherits_watches(parent: u32, child: u32) {
+    let (from, to) = (NUMBERS.get_ptr(parent % PROCESSES), NUMBERS.get_ptr_mut(child % PROCESSES));
+    let (Some(from), Some(to)) = (from, to) else { return };
+    // SAFETY: live elements of an array map.
+    for (from, to) in unsafe { (*from).iter().zip((*to).iter_mut()) } {
+        to.watched |= from.watched;
+        to.watched_if_shared |= from.watched_if_shared;
+    }
+}
+
+#[inline(always)]
+fn element(tgid: u32, fd: u32) -> Option<*mut Number> {
+    let numbers = NUMBERS.get_ptr_mut(tgid % PROCESSES)?;
+    // Where the compiler knows that a number is small it leaves the mask away, and the verifier of 6.1 does not know it.
+    let at = core::hint::black_box(fd as usize) % NUMBERS_EACH;
+    // SAFETY: inside of the element.
+    Some(unsafe { numbers.cast::<Number>().add(at) })
+}
