@@ -9,7 +9,7 @@ use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_PROD_POS},
     helpers::bpf_ktime_get_boot_ns,
 };
-use fdtrace_common::wire::{Header, PerCpu, Plain, Scratch, TracedProcess, loss};
+use fdtrace_common::wire::{Header, PerCpu, Plain, Scratch, loss};
 
 use crate::{
     maps::{EVENTS, PER_CPU, SCRATCH},
@@ -77,12 +77,12 @@ pub unsafe fn fill_header_at(time: u64, header: *mut Header, kind: u16, flags: u
 
 /// Reserves a record of fixed size, has it filled, and publishes it. `fill` writes every byte.
 #[inline(always)]
-pub fn fixed<T: Plain>(loss_class: usize, process: *mut TracedProcess, fill: impl FnOnce(*mut T)) {
+pub fn fixed<T: Plain>(loss_class: usize, fill: impl FnOnce(*mut T)) {
     let Some(counters) = counters() else { return };
     // SAFETY: a live element of a per-CPU map.
     unsafe { add_one(&raw mut (*counters).produced) };
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
-        count_lost(counters, loss_class, process);
+        count_lost(counters, loss_class);
         return;
     };
     fill(MaybeUninit::as_mut_ptr(&mut entry));
@@ -91,7 +91,7 @@ pub fn fixed<T: Plain>(loss_class: usize, process: *mut TracedProcess, fill: imp
 
 /// Publishes the first `len` bytes of the scratch buffer.
 #[inline(always)]
-pub fn variable(scratch: *const Scratch, len: usize, loss_class: usize, process: *mut TracedProcess) {
+pub fn variable(scratch: *const Scratch, len: usize, loss_class: usize) {
     let Some(counters) = counters() else { return };
     // SAFETY: a live element of a per-CPU map.
     unsafe { add_one(&raw mut (*counters).produced) };
@@ -99,7 +99,7 @@ pub fn variable(scratch: *const Scratch, len: usize, loss_class: usize, process:
     // SAFETY: the scratch buffer is `Scratch::SIZE` bytes long and initialised; `len` does not exceed it.
     let bytes = unsafe { core::slice::from_raw_parts(scratch.cast::<u8>(), len) };
     if EVENTS.output::<[u8]>(bytes, wakeup()).is_err() {
-        count_lost(counters, loss_class, process);
+        count_lost(counters, loss_class);
     }
 }
 
@@ -141,11 +141,11 @@ pub fn is_half_empty() -> bool {
 /// This processor's room for a record of variable length, until `turns::give_back`. `None`: it is taken, and the record is
 /// lost.
 #[inline(always)]
-pub fn take_scratch(process: *mut TracedProcess, loss_class: usize) -> Option<*mut Scratch> {
+pub fn take_scratch(loss_class: usize) -> Option<*mut Scratch> {
     if turns::take(Room::Scratch) {
         return scratch();
     }
-    missing(loss_class, process);
+    missing(loss_class);
     None
 }
 
@@ -181,24 +181,21 @@ fn count_produced() {
 
 /// Counts a record that could not even be made.
 #[inline(always)]
-pub fn missing(class: usize, process: *mut TracedProcess) {
+pub fn missing(class: usize) {
     if let Some(counters) = counters() {
         // SAFETY: a live element of a per-CPU map.
         unsafe { add_one(&raw mut (*counters).produced) };
-        count_lost(counters, class, process);
+        count_lost(counters, class);
     }
 }
 
-/// Counts a loss. `process` may be null.
+/// Counts a loss.
 #[inline(always)]
-fn count_lost(counters: *mut PerCpu, class: usize, process: *mut TracedProcess) {
+fn count_lost(counters: *mut PerCpu, class: usize) {
     // SAFETY: live elements of maps; `class` is one of the constants in `wire::loss`.
     unsafe {
         add_one((&raw mut (*counters).lost).cast::<u64>().add(class));
         LOST_EPOCH.add_one();
-        if !process.is_null() {
-            add_one(&raw mut (*process).lost);
-        }
     }
 }
 

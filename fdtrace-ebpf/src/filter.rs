@@ -68,24 +68,35 @@ pub fn uses(class: u8) -> bool {
 pub struct Task {
     pub tgid: u32,
     pub tid: u32,
-    pub process: *mut TracedProcess,
+    /// Programs that its process has run since it is traced.
+    pub execs: u32,
 }
 
 /// The current task, if its process is traced and past its exec.
 #[inline(always)]
 pub fn current() -> Option<Task> {
-    let task = current_any()?;
-    // SAFETY: `process` points to a live element of a hash map.
-    if unsafe { (*task.process).flags } & traced::WAIT_EXEC != 0 { None } else { Some(task) }
+    let (tgid, tid) = ids();
+    let execs = match gate::found(tgid) {
+        Some(execs) => execs,
+        None => {
+            let process = process(tgid)?;
+            // SAFETY: a live element of a hash map.
+            let (flags, execs) = unsafe { ((*process).flags, (*process).execs) };
+            if flags & traced::WAIT_EXEC != 0 {
+                return None;
+            }
+            gate::finds(tgid, execs);
+            execs
+        }
+    };
+    Some(Task { tgid, tid, execs })
 }
 
-/// The current task, if its process is traced, even when it still waits for its exec.
+/// Process and thread id of the current task.
 #[inline(always)]
-pub fn current_any() -> Option<Task> {
+pub fn ids() -> (u32, u32) {
     let pid_tgid = bpf_get_current_pid_tgid();
-    let (tgid, tid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
-    let process = process(tgid)?;
-    Some(Task { tgid, tid, process })
+    ((pid_tgid >> 32) as u32, pid_tgid as u32)
 }
 
 /// The entry of a traced process.
@@ -97,13 +108,13 @@ pub fn process(tgid: u32) -> Option<*mut TracedProcess> {
 /// The coarse filter alone, of the current task.
 #[inline(always)]
 pub fn may_be_traced() -> bool {
-    gate::may_be_traced((bpf_get_current_pid_tgid() >> 32) as u32)
+    gate::may_be_traced(ids().0)
 }
 
 /// Begins to trace a process. `false`: the set is full.
 #[inline(always)]
 pub fn adopt(tgid: u32, flags: u32) -> bool {
-    let process = TracedProcess { flags, execs: 0, lost: 0, new_until: 0, closed: 0, uses_left: 0, run: 0 };
+    let process = TracedProcess { flags, execs: 0, new_until: 0, closed: 0, uses_left: 0, run: 0 };
     if TRACED.insert(tgid, process, 0).is_err() {
         return false;
     }
@@ -114,6 +125,7 @@ pub fn adopt(tgid: u32, flags: u32) -> bool {
 
 #[inline(always)]
 pub fn release(tgid: u32) {
+    gate::loses(tgid);
     // The entry may be gone already: nothing to do then.
     let _ = TRACED.remove(tgid);
 }

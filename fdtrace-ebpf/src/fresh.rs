@@ -3,11 +3,17 @@
 
 use fdtrace_common::wire::{TracedProcess, traced};
 
-use crate::{emit, filter::Task, gate, kernel::Files};
+use crate::{
+    emit,
+    filter::{self, Task},
+    gate,
+    kernel::Files,
+};
 
 /// A process begins with a program. Of an interpreter, user space is told by other means.
 #[inline(always)]
-pub fn began(process: *mut TracedProcess, is_python: bool) {
+pub fn began(process: *mut TracedProcess, tgid: u32, is_python: bool) {
+    gate::set_new(tgid, !is_python);
     // SAFETY: a live element of a hash map; the process is alone now.
     unsafe {
         (*process).closed = 0;
@@ -25,6 +31,7 @@ pub fn began(process: *mut TracedProcess, is_python: bool) {
 /// A process begins as a copy of one whose program is new.
 #[inline(always)]
 pub fn forked(parent: *const TracedProcess, child: *mut TracedProcess, child_tgid: u32) {
+    gate::set_new(child_tgid, true);
     gate::set_fresh(child_tgid, true);
     // SAFETY: live elements of a hash map; the child has not run yet.
     unsafe {
@@ -37,7 +44,10 @@ pub fn forked(parent: *const TracedProcess, child: *mut TracedProcess, child_tgi
 /// A number was closed.
 #[inline(always)]
 pub fn closed(task: &Task, fd: u64) {
-    let process = task.process;
+    if !gate::may_be_new(task.tgid) {
+        return;
+    }
+    let Some(process) = filter::process(task.tgid) else { return };
     // SAFETY: a live element of a hash map. Two threads at once may lose one of two numbers.
     unsafe {
         if (*process).flags & traced::NEW == 0 || fd >= 64 {
@@ -45,6 +55,7 @@ pub fn closed(task: &Task, fd: u64) {
         }
         if emit::now() > (*process).new_until {
             (*process).flags &= !traced::NEW;
+            gate::set_new(task.tgid, false);
             return;
         }
         (*process).closed |= 1 << (fd & 63);
@@ -56,7 +67,10 @@ pub fn closed(task: &Task, fd: u64) {
 /// The file behind a number that was closed and is in use again, if that is to be told; else 0.
 #[inline(always)]
 pub fn used_again(task: &Task, fd: u64, files: Files) -> u64 {
-    let process = task.process;
+    if !gate::may_be_fresh(task.tgid) {
+        return 0;
+    }
+    let Some(process) = filter::process(task.tgid) else { return 0 };
     // SAFETY: a live element of a hash map. Two threads at once may count one for two: it is a budget.
     unsafe {
         let closed = (*process).closed;

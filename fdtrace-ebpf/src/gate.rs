@@ -3,7 +3,7 @@
 //! Processes with the same low bits of tgid share them. Most of it is a filter, which says yes for all of them if it would
 //! for one; what is more says whose it is. Everything is stored as a whole, so nobody undoes what another processor does.
 
-use fdtrace_common::wire::gate::{self, FRESH, KEPT, PROCESSES, PYTHON, TRACED};
+use fdtrace_common::wire::gate::{self, FOUND, FRESH, KEPT, NEW, PROCESSES, PYTHON, TRACED};
 
 use crate::maps::{GATES, NUMBERS};
 
@@ -64,6 +64,25 @@ pub fn traces(tgid: u32) {
     unsettle_all(tgid);
 }
 
+/// How many programs the current process has run, if it was found to be traced and nobody else was since.
+#[inline(always)]
+pub fn found(tgid: u32) -> Option<u32> {
+    let found = word(tgid, FOUND);
+    if found != 0 && (found >> 32) as u32 == tgid { Some(found as u32) } else { None }
+}
+
+/// It is. Only for the current process: while it is in here it does not run another program.
+#[inline(always)]
+pub fn finds(tgid: u32, execs: u32) {
+    set_word(tgid, FOUND, u64::from(tgid) << 32 | u64::from(execs));
+}
+
+/// It runs another program, or has ended.
+#[inline(always)]
+pub fn loses(tgid: u32) {
+    mark(tgid, FOUND, 0);
+}
+
 /// Is an interpreter known in the process, or was one?
 #[inline(always)]
 pub fn may_run_python(tgid: u32) -> bool {
@@ -97,6 +116,17 @@ pub fn may_be_fresh(tgid: u32) -> bool {
 #[inline(always)]
 pub fn set_fresh(tgid: u32, fresh: bool) {
     mark(tgid, FRESH, u64::from(fresh));
+}
+
+/// May its program be new?
+#[inline(always)]
+pub fn may_be_new(tgid: u32) -> bool {
+    word(tgid, NEW) != 0
+}
+
+#[inline(always)]
+pub fn set_new(tgid: u32, new: bool) {
+    mark(tgid, NEW, u64::from(new));
 }
 
 /// Is it known that there is nobody to be searched for who holds this number?

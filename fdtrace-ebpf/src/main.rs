@@ -115,7 +115,7 @@ fn tell(ctx: &BtfTracePointContext) {
     if let Some(program) = syscalls::teller(ctx.arg(0), ctx.arg(1)) {
         // SAFETY: does not return: user space puts the programs in place before it attaches the hooks.
         unsafe { maps::EXIT_NEXT.tail_call(ctx, program) };
-        emit::missing(loss::RING_CALL, core::ptr::null_mut());
+        emit::missing(loss::RING_CALL);
     }
 }
 

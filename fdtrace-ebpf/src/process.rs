@@ -9,8 +9,7 @@ use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_probe_read_kernel_str_bytes, bpf_probe_read_user_buf, generated::bpf_probe_read_kernel,
 };
 use fdtrace_common::wire::{
-    ARGV_MAX, Exec, Exit, Fork, Namespaced, PATH_MAX, TABLE_ROWS, TABLE_WALK_MAX, Table, TracedProcess, flag, kind,
-    loss, traced,
+    ARGV_MAX, Exec, Exit, Fork, Namespaced, PATH_MAX, TABLE_ROWS, TABLE_WALK_MAX, Table, flag, kind, loss, traced,
 };
 
 use crate::{
@@ -44,7 +43,7 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
     // Its id may have been another thread's, which died in a call.
     syscalls::forget(child_tid);
     if child_tgid != tgid && !filter::adopt(child_tgid, flags) {
-        emit::missing(loss::PROCESSES_FULL, process);
+        emit::missing(loss::PROCESSES_FULL);
         return;
     }
     if flags & traced::WAIT_EXEC != 0 {
@@ -63,7 +62,7 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
         }
     }
     let start = syscalls::started(tid);
-    emit::fixed::<Fork>(loss::RING_PROCESS, process, |record| {
+    emit::fixed::<Fork>(loss::RING_PROCESS, |record| {
         // SAFETY: the reserved record.
         unsafe {
             emit::fill_header(&raw mut (*record).header, kind::FORK, 0, Subject { tgid, tid, table });
@@ -77,16 +76,16 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
         }
     });
     if child_tgid != tgid {
-        namespaced(child, Subject { tgid: child_tgid, tid: child_tid, table: child_table }, process);
+        namespaced(child, Subject { tgid: child_tgid, tid: child_tid, table: child_table });
     }
     if child_table != table {
-        walk(Subject { tgid: child_tgid, tid: child_tid, table: child_table }, process);
+        walk(Subject { tgid: child_tgid, tid: child_tid, table: child_table });
     }
 }
 
 /// Tells by what number a new process goes in its own pid namespace, if that is not the initial one.
 #[inline(always)]
-fn namespaced(child: *const c_void, who: Subject, process: *mut TracedProcess) {
+fn namespaced(child: *const c_void, who: Subject) {
     // Read as a number: older verifiers let nobody count from a typed pointer.
     let pid = read::<u64>(child as u64 + offset!(task_thread_pid) as u64);
     let level = read::<u32>(pid + offset!(pid_level) as u64);
@@ -95,7 +94,7 @@ fn namespaced(child: *const c_void, who: Subject, process: *mut TracedProcess) {
     }
     let number = pid + offset!(pid_numbers) as u64 + u64::from(level) * offset!(upid_size) as u64;
     let inside = read::<u32>(number + offset!(upid_nr) as u64);
-    emit::fixed::<Namespaced>(loss::RING_PROCESS, process, |record| {
+    emit::fixed::<Namespaced>(loss::RING_PROCESS, |record| {
         // SAFETY: the reserved record.
         unsafe {
             emit::fill_header(&raw mut (*record).header, kind::NAMESPACED, 0, who);
@@ -108,22 +107,23 @@ fn namespaced(child: *const c_void, who: Subject, process: *mut TracedProcess) {
 /// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`, in the context of `p`.
 #[inline(always)]
 pub fn exec(old_tid: u32, bprm: *const c_void) {
-    let Some(task) = filter::current_any() else { return };
+    let (tgid, tid) = filter::ids();
+    let Some(process) = filter::process(tgid) else { return };
     // SAFETY: a live element of a hash map; the process is alone now and waits for nobody.
-    unsafe { (*task.process).flags &= !traced::WAIT_EXEC };
-    stack::executed(task.process, task.tgid, bprm);
-    waits::look(task.tgid);
-    gate::unsettle_all(task.tgid);
-    fresh::began(task.process, stack::runs_python(task.tgid));
+    unsafe { (*process).flags &= !traced::WAIT_EXEC };
+    stack::executed(process, tgid, bprm);
+    waits::look(tgid);
+    gate::unsettle_all(tgid);
+    fresh::began(process, tgid, stack::runs_python(tgid));
     let files = Files::of_current();
-    let who = Subject { tgid: task.tgid, tid: task.tid, table: files.files };
+    let who = Subject { tgid, tid, table: files.files };
     // The call began under the old thread id.
     let start = syscalls::started(old_tid);
-    if old_tid != task.tid {
+    if old_tid != tid {
         // The thread that had this id is dead.
-        syscalls::forget(task.tid);
+        syscalls::forget(tid);
     }
-    if let Some(scratch) = emit::take_scratch(task.process, loss::RING_PROCESS) {
+    if let Some(scratch) = emit::take_scratch(loss::RING_PROCESS) {
         let record = scratch.cast::<Exec>();
         let head = size_of::<Exec>();
         // SAFETY: the scratch buffer has room for the record and `PATH_MAX` bytes behind it, and is ours alone. `bprm`
@@ -148,28 +148,29 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
             (*record).argv_len = argv as u32;
             (*record).reserved = 0;
             (*record).comm = bpf_get_current_comm().unwrap_or_default();
-            emit::variable(scratch, head + path + argv, loss::RING_PROCESS, task.process);
+            emit::variable(scratch, head + path + argv, loss::RING_PROCESS);
         }
         turns::give_back(Room::Scratch);
     }
     stack::program(who, bprm);
-    walk(who, task.process);
+    walk(who);
 }
 
 /// `sched_process_exit(struct task_struct *p, …)`, in the context of `p`, before it lets go of its table.
 #[inline(always)]
 pub fn exit(task: *const c_void) {
-    let Some(current) = filter::current_any() else { return };
+    let (tgid, tid) = filter::ids();
+    let Some(process) = filter::process(tgid) else { return };
     // SAFETY: typed by the tracepoint; the offsets come from BTF.
     let (code, signal): (i32, *const c_void) =
         unsafe { (member(task, offset!(task_exit_code)), member(task, offset!(task_signal))) };
     // The count of live threads was lowered before this hook, so the last one reads zero.
     let dead = read::<i32>(signal as u64 + offset!(signal_live) as u64) == 0;
     let files = Files::of_current();
-    let who = Subject { tgid: current.tgid, tid: current.tid, table: files.files };
+    let who = Subject { tgid, tid, table: files.files };
     // SAFETY: a live element of a hash map.
-    if unsafe { (*current.process).flags } & traced::WAIT_EXEC == 0 {
-        emit::fixed::<Exit>(loss::RING_PROCESS, current.process, |record| {
+    if unsafe { (*process).flags } & traced::WAIT_EXEC == 0 {
+        emit::fixed::<Exit>(loss::RING_PROCESS, |record| {
             // SAFETY: the reserved record.
             unsafe {
                 let flags = if dead { flag::GROUP_DEAD } else { 0 };
@@ -180,8 +181,8 @@ pub fn exit(task: *const c_void) {
         });
     }
     if dead {
-        stack::gone(current.tgid);
-        filter::release(current.tgid);
+        stack::gone(tgid);
+        filter::release(tgid);
     }
 }
 
@@ -199,7 +200,7 @@ const WORDS: u64 = (TABLE_WALK_MAX / 64) as u64;
 /// Reports every descriptor of a table that nothing can change meanwhile, 64 numbers a record. Bits and pointers are
 /// copied whole and taken apart in user space: a loop over them would cost the verifier a million steps.
 #[inline(always)]
-pub fn walk(who: Subject, process: *mut TracedProcess) {
+pub fn walk(who: Subject) {
     let files = Files::at(who.table);
     let max_fds = files.max_fds();
     let last = if max_fds > TABLE_WALK_MAX { WORDS } else { u64::from(max_fds) / 64 };
@@ -217,7 +218,7 @@ pub fn walk(who: Subject, process: *mut TracedProcess) {
         if !more && max_fds > TABLE_WALK_MAX {
             flags |= flag::BEYOND_WALK;
         }
-        emit::fixed::<Table>(loss::RING_TABLE, process, |record| {
+        emit::fixed::<Table>(loss::RING_TABLE, |record| {
             // SAFETY: the reserved record; the kernel read is checked by its helper.
             unsafe {
                 emit::fill_header(&raw mut (*record).header, kind::TABLE, flags, who);

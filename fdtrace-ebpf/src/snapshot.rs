@@ -32,7 +32,7 @@ pub fn row(ctx: &TaskFile) -> bool {
     let (task, fd, file) = (ctx.task, u64::from(ctx.fd), ctx.file as u64);
     if task.is_null() {
         // The iterator calls once more with nothing when it is through.
-        emit::fixed::<SnapEnd>(loss::RING_TABLE, core::ptr::null_mut(), |record| {
+        emit::fixed::<SnapEnd>(loss::RING_TABLE, |record| {
             // SAFETY: the reserved record.
             unsafe {
                 let nobody = Subject { tgid: 0, tid: 0, table: 0 };
@@ -53,7 +53,9 @@ pub fn row(ctx: &TaskFile) -> bool {
     if only != 0 && only != tgid {
         return true;
     }
-    let Some(process) = filter::process(tgid) else { return true };
+    if filter::process(tgid).is_none() {
+        return true;
+    }
     if !emit::is_half_empty() {
         return false;
     }
@@ -64,7 +66,7 @@ pub fn row(ctx: &TaskFile) -> bool {
         return true;
     }
     let cloexec = files.cloexec_word(fd / 64) >> (fd % 64) & 1 != 0;
-    emit::fixed::<SnapRow>(loss::RING_TABLE, process, |record| {
+    emit::fixed::<SnapRow>(loss::RING_TABLE, |record| {
         // SAFETY: the reserved record.
         unsafe {
             let flags = if cloexec { flag::CLOEXEC } else { 0 };

@@ -229,7 +229,7 @@ fn prepare(task: &Task, now: u64) -> Option<*mut Walk> {
         (*walk).now = now;
         (*walk).tgid = task.tgid;
         (*walk).tid = task.tid;
-        (*walk).execs = (*task.process).execs;
+        (*walk).execs = task.execs;
         (*walk).frames = 0;
         (*walk).candidates = 0;
         (*walk).plan = 0;
@@ -243,6 +243,9 @@ fn prepare(task: &Task, now: u64) -> Option<*mut Walk> {
 /// What is known of the interpreter that the process runs now.
 #[inline(always)]
 unsafe fn known(walk: *const Walk, task: &Task) -> Option<*const PyEntry> {
+    if !gate::may_run_python(task.tgid) {
+        return None;
+    }
     let known = PYTHON.get_ptr(&task.tgid)?;
     // SAFETY: a live element of a hash map, and this processor's room.
     unsafe { if (*known).execs == (*walk).execs { Some(known) } else { None } }
@@ -421,6 +424,7 @@ pub fn executed(process: *mut TracedProcess, tgid: u32, bprm: *const c_void) {
     // SAFETY: a live element of a hash map; `bprm` is typed by the tracepoint.
     unsafe {
         (*process).execs = (*process).execs.wrapping_add(1);
+        gate::loses(tgid);
         let _ = PYTHON.remove(&tgid);
         let file: u64 = member(bprm, offset!(bprm_file));
         let Some(image) = image_of(file) else { return };
@@ -431,7 +435,7 @@ pub fn executed(process: *mut TracedProcess, tgid: u32, bprm: *const c_void) {
         };
         // Else user space finds it.
         if turns::take(Room::Stack) {
-            install(process, tgid, image, bias);
+            install(tgid, (*process).execs, image, bias);
             turns::give_back(Room::Stack);
         }
     }
@@ -496,7 +500,7 @@ unsafe fn library(walk: *mut Walk, task: &Task, regs: *const c_void, at: u64) {
             return;
         }
         let _ = walk;
-        install(task.process, task.tgid, image, at.wrapping_sub((*image).code_address & !0xfff));
+        install(task.tgid, task.execs, image, at.wrapping_sub((*image).code_address & !0xfff));
     }
 }
 
@@ -517,7 +521,7 @@ fn key_of(file: u64) -> ImageKey {
 }
 
 #[inline(always)]
-unsafe fn install(process: *mut TracedProcess, tgid: u32, image: *const PyImage, bias: u64) {
+unsafe fn install(tgid: u32, execs: u32, image: *const PyImage, bias: u64) {
     let Some(walk) = WALK.get_ptr_mut(0) else { return };
     // SAFETY: this processor's room, and live elements of maps.
     unsafe {
@@ -531,7 +535,7 @@ unsafe fn install(process: *mut TracedProcess, tgid: u32, image: *const PyImage,
         (*python).unicode_type = (*python).unicode_type.wrapping_add(bias);
         (*python).long_type = (*python).long_type.wrapping_add(bias);
         (*python).builtin_type = (*python).builtin_type.wrapping_add(bias);
-        (*walk).python_execs = (*process).execs;
+        (*walk).python_execs = execs;
         (*walk).python_reserved = 0;
         gate::runs_python(tgid);
         // If there is no room, the process goes without.

@@ -20,8 +20,6 @@ pub struct TracedProcess {
     pub flags: u32,
     /// Programs it has run since it is traced.
     pub execs: u32,
-    /// Records of this process that were lost.
-    pub lost: u64,
     /// Until when its program is new, nanoseconds of `CLOCK_BOOTTIME`.
     pub new_until: u64,
     /// A bit for each number below 64 that the new program has closed: who uses it then is told.
@@ -147,6 +145,11 @@ pub mod gate {
     /// When the last one began that was told after those, nanoseconds of `CLOCK_BOOTTIME`.
     pub const WAITED: u32 = 5;
 
+    /// Nonzero: the program of one is new. As above.
+    pub const NEW: u32 = 7;
+    /// Who was looked up last in the `TRACED` map and is past its exec: the tgid above, and how many programs it has run.
+    pub const FOUND: u32 = 6;
+
     /// Waits that are told from when a process begins, forks, or closes a number that is in an interest list: an entry that
     /// outlives its number, or that somebody else adds, shows there.
     pub const WAITS: u64 = 256;
@@ -172,7 +175,7 @@ pub mod shed {
 }
 
 plain! {
-    TracedProcess = 40,
+    TracedProcess = 32,
     Watch = 16,
     Inflight = 56,
     PerCpu = 72,

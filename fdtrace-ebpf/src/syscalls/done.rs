@@ -114,7 +114,7 @@ impl Done {
 
     #[inline(always)]
     pub fn plain(&self) {
-        emit::fixed::<Call>(loss::RING_CALL, self.task.process, |call| {
+        emit::fixed::<Call>(loss::RING_CALL, |call| {
             // SAFETY: the reserved record.
             unsafe { self.fill(call, kind::CALL, 0) };
         });
@@ -151,7 +151,7 @@ impl Done {
 
     #[inline(always)]
     pub fn with_file(&self, fd: u64) {
-        emit::fixed::<CallFd>(loss::RING_CALL, self.task.process, |record| {
+        emit::fixed::<CallFd>(loss::RING_CALL, |record| {
             // SAFETY: the reserved record.
             unsafe {
                 self.fill(&raw mut (*record).call, kind::CALL_FD, 0);
@@ -192,10 +192,10 @@ impl Done {
     pub fn pair(&self, pointer: u64) {
         // SAFETY: the helper checks the address and reports a fault.
         let Ok(fds) = (unsafe { bpf_probe_read_user(pointer as *const [i32; 2]) }) else {
-            emit::missing(loss::USER_READ, self.task.process);
+            emit::missing(loss::USER_READ);
             return;
         };
-        emit::fixed::<CallPair>(loss::RING_CALL, self.task.process, |record| {
+        emit::fixed::<CallPair>(loss::RING_CALL, |record| {
             // SAFETY: the reserved record.
             unsafe {
                 self.fill(&raw mut (*record).call, kind::CALL_PAIR, 0);
@@ -251,7 +251,7 @@ impl Done {
             describe_slot(self.files, self.ret as u64, &raw mut (*record).file);
             (*record).path_len = len as u32;
             (*record).reserved = 0;
-            emit::variable(scratch, head + len, loss::RING_CALL, self.task.process);
+            emit::variable(scratch, head + len, loss::RING_CALL);
         }
         turns::give_back(Room::Scratch);
     }
@@ -262,7 +262,7 @@ impl Done {
         let event: [u32; 3] =
             // SAFETY: the helper checks the address and reports a fault.
             unsafe { bpf_probe_read_user(self.regs.arg(3) as *const [u32; 3]) }.unwrap_or_default();
-        emit::fixed::<CallEpollCtl>(loss::RING_CALL, self.task.process, |record| {
+        emit::fixed::<CallEpollCtl>(loss::RING_CALL, |record| {
             // SAFETY: the reserved record.
             unsafe {
                 self.fill(&raw mut (*record).call, kind::CALL_EPOLL_CTL, 0);
@@ -289,7 +289,7 @@ impl Done {
     #[inline(always)]
     fn epoll_wait(&self) {
         let pointer = self.regs.arg(1);
-        emit::fixed::<CallEpollWait>(loss::RING_CALL, self.task.process, |record| {
+        emit::fixed::<CallEpollWait>(loss::RING_CALL, |record| {
             // SAFETY: the reserved record.
             unsafe {
                 self.fill(&raw mut (*record).call, kind::CALL_EPOLL_WAIT, 0);

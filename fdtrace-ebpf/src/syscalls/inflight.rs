@@ -28,7 +28,7 @@ fn since(ticks: u64) -> u64 {
 }
 
 #[inline(always)]
-pub fn jiffies() -> u64 {
+fn jiffies() -> u64 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_jiffies64() }
 }
@@ -36,6 +36,28 @@ pub fn jiffies() -> u64 {
 #[inline(always)]
 pub fn slot(tid: u32) -> Option<*mut Inflight> {
     INFLIGHT.get_ptr_mut(tid & (INFLIGHT_ENTRIES - 1))
+}
+
+/// How exactly it is known when a call began.
+pub enum Clock {
+    Exact,
+    /// To a tick: the clock is dear, and is asked at the end of the call if what is told of it needs its time.
+    Ticks,
+}
+
+/// A call begins. `pos`: a position of the ring before the look at what the call met, so that whatever was done by calls with
+/// records below it was in there. `before`: what it met.
+#[inline(always)]
+pub fn open(slot: *mut Inflight, tid: u32, nr: u64, files: Files, pos: u64, before: u64, clock: Clock) {
+    let (time, ticks) = match clock {
+        Clock::Exact => (emit::now(), 0),
+        Clock::Ticks => (0, jiffies()),
+    };
+    let switches = kernel::switches();
+    let call = Inflight { tid, nr: nr as u32, time, ticks, table: files.files, before, pos, switches };
+    // SAFETY: a live element of an array map. Only this thread writes it, or one with the same low bits of tid: that one is
+    // found out by its tid.
+    unsafe { slot.write(call) };
 }
 
 /// Has the current thread's call not been told yet?

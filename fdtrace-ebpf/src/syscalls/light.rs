@@ -6,10 +6,13 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use fdtrace_common::{class::hook, wire::Inflight};
+use fdtrace_common::class::hook;
 
-use super::{AT_EMPTY_PATH, args::arg, inflight};
+use super::{
+    AT_EMPTY_PATH,
+    args::arg,
+    inflight::{self, Clock},
+};
 use crate::{
     emit, filter, gate,
     kernel::{self, Files},
@@ -23,8 +26,7 @@ pub fn begins(regs: *const c_void, nr: u64, hooks: u8) -> bool {
     if hooks & hook::LIGHT == 0 || turns::preemptible() {
         return false;
     }
-    let pid_tgid = bpf_get_current_pid_tgid();
-    let (tgid, tid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
+    let (tgid, tid) = filter::ids();
     if !gate::may_be_traced(tgid) {
         return true;
     }
@@ -52,20 +54,7 @@ fn keep(tgid: u32, tid: u32, nr: u64, files: Files) -> bool {
         return false;
     }
     gate::keeps(tgid);
-    let pos = emit::position();
-    // SAFETY: a live element of an array map: see `enter`.
-    unsafe {
-        slot.write(Inflight {
-            tid,
-            nr: nr as u32,
-            time: 0,
-            ticks: inflight::jiffies(),
-            table: files.files,
-            before: 0,
-            pos,
-            switches: kernel::switches(),
-        });
-    }
+    inflight::open(slot, tid, nr, files, emit::position(), 0, Clock::Ticks);
     true
 }
 
@@ -83,18 +72,5 @@ pub fn ends(nr: u64, hooks: u8) {
     if files.users() != 1 || kernel::in_compat_call() {
         return;
     }
-    let pos = emit::position();
-    // SAFETY: as above.
-    unsafe {
-        slot.write(Inflight {
-            tid: task.tid,
-            nr: nr as u32,
-            time: emit::now(),
-            ticks: 0,
-            table: files.files,
-            before: 0,
-            pos,
-            switches: kernel::switches(),
-        });
-    }
+    inflight::open(slot, task.tid, nr, files, emit::position(), 0, Clock::Exact);
 }

@@ -15,11 +15,10 @@ mod received;
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use fdtrace_common::{
     class::{self, hook, witness},
     next,
-    wire::{Inflight, loss, shed},
+    wire::{loss, shed},
 };
 
 use crate::{
@@ -36,7 +35,7 @@ pub use args::arg;
 use args::{arg_of, user};
 use done::Done;
 use fdtrace_common::wire::FLAGS_KNOWN;
-use inflight::worth_telling;
+use inflight::{Clock, worth_telling};
 pub use inflight::{forget, started};
 
 /// Replaced by user space before load.
@@ -109,9 +108,8 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<(Task, bool)> {
             return None;
         }
         // So the end of the last one was not seen.
-        emit::missing(loss::SKIPPED, task.process);
+        emit::missing(loss::SKIPPED);
     }
-    // Before the look at the slot: whatever was done by calls with records below this position is in it.
     let pos = emit::position();
     let files = Files::of_current();
     let before = match class {
@@ -139,20 +137,7 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<(Task, bool)> {
     if hooks & hook::USES != 0 {
         gate::keeps(task.tgid);
     }
-    // SAFETY: `slot` is a live element of an array map. Only this thread writes it, or one with the same low bits of
-    // tid: that one is found out by its tid.
-    unsafe {
-        slot.write(Inflight {
-            tid: task.tid,
-            nr: nr as u32,
-            time: emit::now(),
-            ticks: 0,
-            table: files.files,
-            before,
-            pos,
-            switches: kernel::switches(),
-        });
-    }
+    inflight::open(slot, task.tid, nr, files, pos, before, Clock::Exact);
     Some((task, filter::uses(class) && before != 0))
 }
 
@@ -180,8 +165,7 @@ pub fn tells_nothing(regs: *const c_void, ret: i64) -> bool {
         light::ends(nr, hooks);
         return false;
     }
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if hooks & hook::USES != 0 && hooks & hook::MAPS == 0 && !gate::may_have_kept(tgid) {
+    if hooks & hook::USES != 0 && hooks & hook::MAPS == 0 && !gate::may_have_kept(filter::ids().0) {
         return true;
     }
     if kernel::in_compat_call() || hooks & hook::MAPS != 0 && maps_code(regs) {
@@ -343,7 +327,7 @@ pub fn tell_table(regs: *const c_void, ret: i64) {
     if done.has_new_table() {
         done.plain();
         // Nobody else has this table yet, so a walk over it is exact.
-        process::walk(done.subject(), done.task.process);
+        process::walk(done.subject());
     } else if done.class == class::CLOSE_RANGE {
         done.plain();
     } else {

@@ -66,7 +66,7 @@ impl Done {
     /// is, is told by the table it came from, or found when this one is read.
     #[inline(always)]
     fn report_received(&self, first: u64, count: u64) {
-        let Some(scratch) = emit::take_scratch(self.task.process, loss::RING_CALL) else { return };
+        let Some(scratch) = emit::take_scratch(loss::RING_CALL) else { return };
         let record = scratch.cast::<CallReceived>();
         let array = self.files.array();
         let count = if count > RECEIVED_MAX as u64 { RECEIVED_MAX as u64 } else { count };
@@ -76,7 +76,7 @@ impl Done {
         unsafe {
             let numbers = scratch.cast::<u8>().add(size_of::<CallReceived>());
             if bpf_probe_read_user(numbers.cast(), size, first as *const c_void) != 0 {
-                emit::missing(loss::USER_READ, self.task.process);
+                emit::missing(loss::USER_READ);
                 turns::give_back(Room::Scratch);
                 return;
             }
@@ -90,7 +90,7 @@ impl Done {
             (*record).count = count as u32;
             (*record).reserved = 0;
         }
-        emit::variable(scratch, size_of::<CallReceived>() + size as usize, loss::RING_CALL, self.task.process);
+        emit::variable(scratch, size_of::<CallReceived>() + size as usize, loss::RING_CALL);
         turns::give_back(Room::Scratch);
     }
 }
