@@ -60,7 +60,8 @@ pub fn may_be_traced(tgid: u32) -> bool {
 pub fn traces(tgid: u32) {
     mark(tgid, TRACED, 1);
     mark(tgid, FRESH, 0);
-    // Another process may have had the id before.
+    // Another process may have had the id before, and its end not have been seen.
+    loses(tgid);
     unsettle_all(tgid);
 }
 
