@@ -102,13 +102,13 @@ pub fn ids() -> (u32, u32) {
 /// The entry of a traced process.
 #[inline(always)]
 pub fn process(tgid: u32) -> Option<*mut TracedProcess> {
-    if gate::may_be_traced(tgid) { TRACED.get_ptr_mut(tgid) } else { None }
+    if gate::is_marked(tgid, gate::TRACED) { TRACED.get_ptr_mut(tgid) } else { None }
 }
 
 /// The coarse filter alone, of the current task.
 #[inline(always)]
 pub fn may_be_traced() -> bool {
-    gate::may_be_traced(ids().0)
+    gate::is_marked(ids().0, gate::TRACED)
 }
 
 /// Begins to trace a process. `false`: the set is full.

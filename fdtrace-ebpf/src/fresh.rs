@@ -13,7 +13,7 @@ use crate::{
 /// A process begins with a program. Of an interpreter, user space is told by other means.
 #[inline(always)]
 pub fn began(process: *mut TracedProcess, tgid: u32, is_python: bool) {
-    gate::set_new(tgid, !is_python);
+    gate::mark(tgid, gate::NEW, !is_python);
     // SAFETY: a live element of a hash map; the process is alone now.
     unsafe {
         (*process).closed = 0;
@@ -31,8 +31,8 @@ pub fn began(process: *mut TracedProcess, tgid: u32, is_python: bool) {
 /// A process begins as a copy of one whose program is new.
 #[inline(always)]
 pub fn forked(parent: *const TracedProcess, child: *mut TracedProcess, child_tgid: u32) {
-    gate::set_new(child_tgid, true);
-    gate::set_fresh(child_tgid, true);
+    gate::mark(child_tgid, gate::NEW, true);
+    gate::mark(child_tgid, gate::FRESH, true);
     // SAFETY: live elements of a hash map; the child has not run yet.
     unsafe {
         (*child).new_until = (*parent).new_until;
@@ -44,7 +44,7 @@ pub fn forked(parent: *const TracedProcess, child: *mut TracedProcess, child_tgi
 /// A number was closed.
 #[inline(always)]
 pub fn closed(task: &Task, fd: u64) {
-    if !gate::may_be_new(task.tgid) {
+    if !gate::is_marked(task.tgid, gate::NEW) {
         return;
     }
     let Some(process) = filter::process(task.tgid) else { return };
@@ -55,19 +55,19 @@ pub fn closed(task: &Task, fd: u64) {
         }
         if emit::now() > (*process).new_until {
             (*process).flags &= !traced::NEW;
-            gate::set_new(task.tgid, false);
+            gate::mark(task.tgid, gate::NEW, false);
             return;
         }
         (*process).closed |= 1 << (fd & 63);
         (*process).run = 0;
     }
-    gate::set_fresh(task.tgid, true);
+    gate::mark(task.tgid, gate::FRESH, true);
 }
 
 /// The file behind a number that was closed and is in use again, if that is to be told; else 0.
 #[inline(always)]
 pub fn used_again(task: &Task, fd: u64, files: Files) -> u64 {
-    if !gate::may_be_fresh(task.tgid) {
+    if !gate::is_marked(task.tgid, gate::FRESH) {
         return 0;
     }
     let Some(process) = filter::process(task.tgid) else { return 0 };
@@ -75,13 +75,13 @@ pub fn used_again(task: &Task, fd: u64, files: Files) -> u64 {
     unsafe {
         let closed = (*process).closed;
         if closed == 0 {
-            gate::set_fresh(task.tgid, false);
+            gate::mark(task.tgid, gate::FRESH, false);
             return 0;
         }
         // User space has asked for what it wants to know by then.
         if emit::now() > (*process).new_until + TracedProcess::ASKED {
             (*process).closed = 0;
-            gate::set_fresh(task.tgid, false);
+            gate::mark(task.tgid, gate::FRESH, false);
             return 0;
         }
         if fd >= 64 || closed >> (fd & 63) & 1 == 0 {

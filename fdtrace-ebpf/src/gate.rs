@@ -3,7 +3,8 @@
 //! Processes with the same low bits of tgid share them. Most of it is a filter, which says yes for all of them if it would
 //! for one; what is more says whose it is. Everything is stored as a whole, so nobody undoes what another processor does.
 
-use fdtrace_common::wire::gate::{self, FOUND, FRESH, KEPT, NEW, PROCESSES, PYTHON, TRACED};
+use fdtrace_common::wire::gate::{self, FOUND, PROCESSES};
+pub use fdtrace_common::wire::gate::{FRESH, KEPT, NEW, PYTHON, TRACED};
 
 use crate::maps::{GATES, NUMBERS};
 
@@ -41,25 +42,26 @@ pub fn set_word(tgid: u32, word: u32, value: u64) {
     }
 }
 
-/// As [`set_word`], of a word that nearly always has that value already: processors share what nobody writes.
+/// May it be so of the process what this word marks, one of [`FRESH`], [`KEPT`], [`NEW`], [`PYTHON`] and [`TRACED`]?
 #[inline(always)]
-fn mark(tgid: u32, word: u32, value: u64) {
-    if self::word(tgid, word) != value {
-        set_word(tgid, word, value);
+pub fn is_marked(tgid: u32, mark: u32) -> bool {
+    word(tgid, mark) != 0
+}
+
+/// Marks that, or that it is not so. Nearly always it is marked already, and processors share what nobody writes.
+#[inline(always)]
+pub fn mark(tgid: u32, mark: u32, on: bool) {
+    let value = u64::from(on);
+    if word(tgid, mark) != value {
+        set_word(tgid, mark, value);
     }
 }
 
-/// May the process be traced?
-#[inline(always)]
-pub fn may_be_traced(tgid: u32) -> bool {
-    word(tgid, TRACED) != 0
-}
-
-/// It is, and it is looked at as one that has just begun.
+/// The process is traced, and it is looked at as one that has just begun.
 #[inline(always)]
 pub fn traces(tgid: u32) {
-    mark(tgid, TRACED, 1);
-    mark(tgid, FRESH, 0);
+    mark(tgid, TRACED, true);
+    mark(tgid, FRESH, false);
     // Another process may have had the id before, and its end not have been seen.
     loses(tgid);
     unsettle_all(tgid);
@@ -81,53 +83,7 @@ pub fn finds(tgid: u32, execs: u32) {
 /// It runs another program, or has ended.
 #[inline(always)]
 pub fn loses(tgid: u32) {
-    mark(tgid, FOUND, 0);
-}
-
-/// Is an interpreter known in the process, or was one?
-#[inline(always)]
-pub fn may_run_python(tgid: u32) -> bool {
-    word(tgid, PYTHON) != 0
-}
-
-/// An interpreter is known.
-#[inline(always)]
-pub fn runs_python(tgid: u32) {
-    mark(tgid, PYTHON, 1);
-}
-
-/// May a start be kept of a call that does nothing but use a number?
-#[inline(always)]
-pub fn may_have_kept(tgid: u32) -> bool {
-    word(tgid, KEPT) != 0
-}
-
-/// One is about to be.
-#[inline(always)]
-pub fn keeps(tgid: u32) {
-    mark(tgid, KEPT, 1);
-}
-
-/// May the process have begun just now, and closed a number? See `fresh`.
-#[inline(always)]
-pub fn may_be_fresh(tgid: u32) -> bool {
-    word(tgid, FRESH) != 0
-}
-
-#[inline(always)]
-pub fn set_fresh(tgid: u32, fresh: bool) {
-    mark(tgid, FRESH, u64::from(fresh));
-}
-
-/// May its program be new?
-#[inline(always)]
-pub fn may_be_new(tgid: u32) -> bool {
-    word(tgid, NEW) != 0
-}
-
-#[inline(always)]
-pub fn set_new(tgid: u32, new: bool) {
-    mark(tgid, NEW, u64::from(new));
+    mark(tgid, FOUND, false);
 }
 
 /// Is it known that there is nobody to be searched for who holds this number?

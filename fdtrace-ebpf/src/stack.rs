@@ -183,7 +183,7 @@ fn exit(regs: *const c_void, ret: i64) {
     // SAFETY: `walk` is this processor's room, and prepared.
     unsafe {
         if wants & witness::MAPS != 0 && ret > 0 {
-            library(walk, &task, regs, ret as u64);
+            library(&task, regs, ret as u64);
             return;
         }
         interpreter(walk, &task);
@@ -243,7 +243,7 @@ fn prepare(task: &Task, now: u64) -> Option<*mut Walk> {
 /// What is known of the interpreter that the process runs now.
 #[inline(always)]
 unsafe fn known(walk: *const Walk, task: &Task) -> Option<*const PyEntry> {
-    if !gate::may_run_python(task.tgid) {
+    if !gate::is_marked(task.tgid, gate::PYTHON) {
         return None;
     }
     let known = PYTHON.get_ptr(&task.tgid)?;
@@ -478,7 +478,7 @@ fn mapped(who: Subject, file: u64, start: u64, room: [u64; 2], fd: i32) {
 
 /// Code of a file was mapped: is it an interpreter's?
 #[inline(always)]
-unsafe fn library(walk: *mut Walk, task: &Task, regs: *const c_void, at: u64) {
+unsafe fn library(task: &Task, regs: *const c_void, at: u64) {
     const PROT_EXEC: u64 = 4;
     // SAFETY: live elements of maps; `regs` is typed by the tracepoint.
     unsafe {
@@ -499,7 +499,6 @@ unsafe fn library(walk: *mut Walk, task: &Task, regs: *const c_void, at: u64) {
         if (*image).form != image::LIBRARY || (*image).code_offset & !0xfff != syscalls::arg(regs, 5) {
             return;
         }
-        let _ = walk;
         install(task.tgid, task.execs, image, at.wrapping_sub((*image).code_address & !0xfff));
     }
 }
@@ -537,7 +536,7 @@ unsafe fn install(tgid: u32, execs: u32, image: *const PyImage, bias: u64) {
         (*python).builtin_type = (*python).builtin_type.wrapping_add(bias);
         (*walk).python_execs = execs;
         (*walk).python_reserved = 0;
-        gate::runs_python(tgid);
+        gate::mark(tgid, gate::PYTHON, true);
         // If there is no room, the process goes without.
         let _ = PYTHON.insert(&tgid, &*python.cast::<PyEntry>(), 0);
     }
@@ -552,7 +551,7 @@ pub fn forked(tgid: u32, child: u32, execs: u32) {
         unsafe { (*process).execs = execs };
     }
     if let Some(known) = PYTHON.get_ptr(&tgid) {
-        gate::runs_python(child);
+        gate::mark(child, gate::PYTHON, true);
         // SAFETY: a live element of a hash map. If there is no room, the child goes without.
         let _ = PYTHON.insert(&child, unsafe { &*known }, 0);
     }

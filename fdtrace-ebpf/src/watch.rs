@@ -37,10 +37,16 @@ fn wanted(key: u64, tgid: u32) -> bool {
     unsafe { (*watch).left > 0 && ((*watch).every > 0 || (*watch).last != tgid) }
 }
 
+/// If there is no room, what could have been told is not.
+#[inline(always)]
+fn ask(key: u64, left: u32, every: u32) {
+    let _ = WATCHED.insert(key, Watch { left, every, last: 0, reserved: 0 }, 0);
+}
+
 /// Has the next uses of a number told: user space would ask for them too late.
 #[inline(always)]
 pub fn number(tgid: u32, fd: u32, times: u32) {
-    let _ = WATCHED.insert(watch_key(tgid, fd), Watch { left: times, every: times, last: 0, reserved: 0 }, 0);
+    ask(watch_key(tgid, fd), times, times);
     gate::watches(tgid, fd, Hands::Any);
 }
 
@@ -48,7 +54,7 @@ pub fn number(tgid: u32, fd: u32, times: u32) {
 /// whenever it changes hands.
 #[inline(always)]
 pub fn shared(file: u64, fd: u32, processes: [u32; 2], times: u32, every: u32) {
-    let _ = WATCHED.insert(file, Watch { left: times, every, last: 0, reserved: 0 }, 0);
+    ask(file, times, every);
     for tgid in processes {
         gate::watches(tgid, fd, Hands::Several);
     }
@@ -59,7 +65,7 @@ pub fn shared(file: u64, fd: u32, processes: [u32; 2], times: u32, every: u32) {
 #[inline(always)]
 pub fn standard(tgid: u32, file: u64, fd: u32) {
     if fd <= 2 && file != 0 && has_turns(file) {
-        let _ = WATCHED.insert(file, Watch { left: Watch::TURNS, every: 0, last: 0, reserved: 0 }, 0);
+        ask(file, Watch::TURNS, 0);
         gate::watches(tgid, fd, Hands::Any);
     }
 }

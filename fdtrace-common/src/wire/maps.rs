@@ -140,15 +140,14 @@ pub mod gate {
     pub const KEPT: u32 = 2;
     /// Nonzero: one runs a new program that has closed a number. Nothing depends on it but what is told unasked.
     pub const FRESH: u32 = 3;
-    /// How many waits for events will be told whatever they bring; then one in a while is enough.
-    pub const WAITS_LEFT: u32 = 4;
-    /// When the last one began that was told after those, nanoseconds of `CLOCK_BOOTTIME`.
-    pub const WAITED: u32 = 5;
-
     /// Nonzero: the program of one is new. As above.
-    pub const NEW: u32 = 7;
+    pub const NEW: u32 = 4;
+    /// How many waits for events will be told whatever they bring; then one in a while is enough.
+    pub const WAITS_LEFT: u32 = 5;
+    /// When the last one began that was told after those, nanoseconds of `CLOCK_BOOTTIME`.
+    pub const WAITED: u32 = 6;
     /// Who was looked up last in the `TRACED` map and is past its exec: the tgid above, and how many programs it has run.
-    pub const FOUND: u32 = 6;
+    pub const FOUND: u32 = 7;
 
     /// Waits that are told from when a process begins, forks, or closes a number that is in an interest list: an entry that
     /// outlives its number, or that somebody else adds, shows there.

@@ -1,10 +1,10 @@
 //! The call that each thread is in: what its end cannot know any more.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_jiffies64};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use fdtrace_common::wire::{Inflight, NOT_SEEN};
 
 use crate::{
-    emit,
+    emit, filter,
     kernel::{self, Files},
     maps::{INFLIGHT, INFLIGHT_ENTRIES},
 };
@@ -63,7 +63,7 @@ pub fn open(slot: *mut Inflight, tid: u32, nr: u64, files: Files, pos: u64, befo
 /// Has the current thread's call not been told yet?
 #[inline(always)]
 pub fn is_open() -> bool {
-    let tid = bpf_get_current_pid_tgid() as u32;
+    let (_, tid) = filter::ids();
     // SAFETY: a live element of an array map.
     slot(tid).is_some_and(|slot| unsafe { (*slot).tid } == tid)
 }
@@ -71,7 +71,7 @@ pub fn is_open() -> bool {
 /// The current thread's call is over.
 #[inline(always)]
 pub fn close() {
-    forget(bpf_get_current_pid_tgid() as u32);
+    forget(filter::ids().1);
 }
 
 /// A thread is in no call that we know of.
@@ -104,7 +104,7 @@ pub fn started(tid: u32) -> Inflight {
 /// thread that is not traced the in-flight slot has another thread's id, or none.
 #[inline(always)]
 pub fn worth_telling(nr: u64) -> bool {
-    let tid = bpf_get_current_pid_tgid() as u32;
+    let (_, tid) = filter::ids();
     let Some(slot) = slot(tid) else { return false };
     // SAFETY: a live element of an array map.
     let seen = unsafe { *slot };
@@ -122,7 +122,7 @@ pub fn worth_telling(nr: u64) -> bool {
 /// What is told of the call needs its time.
 #[inline(always)]
 pub fn settle() {
-    let tid = bpf_get_current_pid_tgid() as u32;
+    let (_, tid) = filter::ids();
     let Some(slot) = slot(tid) else { return };
     // SAFETY: a live element of an array map.
     unsafe {

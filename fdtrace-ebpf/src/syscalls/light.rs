@@ -27,18 +27,18 @@ pub fn begins(regs: *const c_void, nr: u64, hooks: u8) -> bool {
         return false;
     }
     let (tgid, tid) = filter::ids();
-    if !gate::may_be_traced(tgid) {
+    if !gate::is_marked(tgid, gate::TRACED) {
         return true;
     }
     let fd = arg(regs, 0);
     let files = Files::of_current();
-    if gate::may_be_fresh(tgid) || kernel::in_compat_call() || watch::watched(tgid, fd, files) != 0 {
+    if gate::is_marked(tgid, gate::FRESH) || kernel::in_compat_call() || watch::watched(tgid, fd, files) != 0 {
         return false;
     }
     if hooks & hook::EMPTY_PATH != 0 && arg(regs, 3) & AT_EMPTY_PATH != 0 {
         return false;
     }
-    if hooks & hook::SEARCHED != 0 && gate::may_run_python(tgid) && !owner::is_settled(tgid, fd as u32) {
+    if hooks & hook::SEARCHED != 0 && gate::is_marked(tgid, gate::PYTHON) && !owner::is_settled(tgid, fd as u32) {
         return false;
     }
     files.users() == 1 || keep(tgid, tid, nr, files)
@@ -53,7 +53,7 @@ fn keep(tgid: u32, tid: u32, nr: u64, files: Files) -> bool {
     if unsafe { (*slot).tid } == tid {
         return false;
     }
-    gate::keeps(tgid);
+    gate::mark(tgid, gate::KEPT, true);
     inflight::open(slot, tid, nr, files, emit::position(), 0, Clock::Ticks);
     true
 }

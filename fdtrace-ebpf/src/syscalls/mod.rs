@@ -135,7 +135,7 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<(Task, bool)> {
         _ => 0,
     };
     if hooks & hook::USES != 0 {
-        gate::keeps(task.tgid);
+        gate::mark(task.tgid, gate::KEPT, true);
     }
     inflight::open(slot, task.tid, nr, files, pos, before, Clock::Exact);
     Some((task, filter::uses(class) && before != 0))
@@ -165,7 +165,7 @@ pub fn tells_nothing(regs: *const c_void, ret: i64) -> bool {
         light::ends(nr, hooks);
         return false;
     }
-    if hooks & hook::USES != 0 && hooks & hook::MAPS == 0 && !gate::may_have_kept(filter::ids().0) {
+    if hooks & hook::USES != 0 && hooks & hook::MAPS == 0 && !gate::is_marked(filter::ids().0, gate::KEPT) {
         return true;
     }
     if kernel::in_compat_call() || hooks & hook::MAPS != 0 && maps_code(regs) {
@@ -345,7 +345,7 @@ pub fn wants_at_enter(regs: *const c_void, nr: u64, task: &Task, watched: bool) 
         return false;
     }
     // Of a program without an interpreter nothing else is looked at when it calls `fcntl`.
-    if filter::class(nr, false) == class::FCNTL && !asks_for_flags(regs) && !gate::may_run_python(task.tgid) {
+    if filter::class(nr, false) == class::FCNTL && !asks_for_flags(regs) && !gate::is_marked(task.tgid, gate::PYTHON) {
         return false;
     }
     wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0 && armed(regs, nr) && has_leave()
@@ -361,7 +361,7 @@ pub fn asks_for_flags(regs: *const c_void) -> bool {
 /// May there be an object of an interpreter that holds the number and is not known yet?
 #[inline(always)]
 fn may_find(regs: *const c_void, task: &Task) -> bool {
-    gate::may_run_python(task.tgid) && !owner::is_settled(task.tgid, arg(regs, 0) as u32)
+    gate::is_marked(task.tgid, gate::PYTHON) && !owner::is_settled(task.tgid, arg(regs, 0) as u32)
 }
 
 /// Witnesses may be called. Who is not, is counted.
