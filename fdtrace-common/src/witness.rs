@@ -55,13 +55,15 @@ pub mod note {
     pub const STACK_CUT: u32 = 64;
     /// The search for owners was made.
     pub const SEARCHED: u32 = 128;
-    /// User space unwound the copy of the stack, and left [`Stack::saved`]`[0]` as the place that the call comes from.
+    /// User space unwound the copy of the stack, and left [`Stack::left`]`[0]` as the place that the call comes from.
     pub const SITE: u32 = 256;
-    /// User space left [`Stack::saved`]`[1]` as the address of the static variable that keeps the number: the call's
+    /// User space left [`Stack::left`]`[1]` as the address of the static variable that keeps the number: the call's
     /// result with [`AT_EXIT`], else the number that the call was given.
     pub const VARIABLE: u32 = 512;
     /// User space has followed the call's result: without [`VARIABLE`] no static variable keeps it.
     pub const FOLLOWED: u32 = 1024;
+    /// No bytes of the user stack because it is the [`super::KnownStack`] whose number is [`Stack::left`]`[0]`.
+    pub const KNOWN: u32 = 2048;
 }
 
 /// Who called the function that makes the system call: [`Stack::caller`].
@@ -148,10 +150,10 @@ pub struct Stack {
     pub ip: u64,
     pub sp: u64,
     pub bp: u64,
-    /// Callee-saved registers: x86-64 rbx, r12, r13, r14, r15. With [`note::SITE`] the first is a number for the native
-    /// frames behind the call: equal for calls that come the same way through the same program. With [`note::VARIABLE`]
-    /// the second is an address.
-    pub saved: [u64; 5],
+    /// With [`note::SITE`] the first is a number for the native frames behind the call: equal for calls that come the same
+    /// way through the same program. With [`note::VARIABLE`] the second is an address. Before user space has looked at it
+    /// the first is that of [`note::KNOWN`], and the second how many programs the process has run.
+    pub left: [u64; 5],
     /// Address of the running asyncio task; 0: none, or not known.
     pub task: u64,
     pub nr: u32,
@@ -256,6 +258,8 @@ crate::wire::plain! {
     PyProcess = 256,
     PyEntry = 264,
     PyImage = 280,
+    StackKey = 32,
+    KnownStack = 24 + 12 * KNOWN_WORDS,
 }
 
 macro_rules! zeroed_default {
@@ -268,7 +272,7 @@ macro_rules! zeroed_default {
         }
     )+ };
 }
-zeroed_default!(Stack, Code, TypeDef);
+zeroed_default!(Stack, Code, TypeDef, KnownStack);
 
 // What follows is shared through maps.
 
@@ -287,6 +291,50 @@ pub struct StackRoom {
 pub struct CodeRoom {
     pub code: Code,
     pub table: [u8; TABLE_MAX + 1],
+}
+
+/// Words by which a stack is recognised, at most.
+pub const KNOWN_WORDS: usize = 48;
+/// They are not further from `sp` than this, bytes; a power of two.
+pub const KNOWN_SPAN: u32 = 8 << 10;
+/// Stacks with the same [`StackKey::ip`] and [`StackKey::sp`], at most.
+pub const STACK_VARIANTS: u32 = 4;
+/// Stacks that are known at a time.
+pub const KNOWN_STACKS: u32 = 4096;
+
+/// Where a stack that was unwound before is to be met again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StackKey {
+    pub ip: u64,
+    pub sp: u64,
+    pub tgid: u32,
+    /// How many programs the process has run.
+    pub execs: u32,
+    /// Counts those that agree in all of the above.
+    pub variant: u32,
+    pub reserved: u32,
+}
+
+/// What has to be on a stack, and where, for its native frames to be those of one that user space has unwound.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct KnownStack {
+    /// Never 0.
+    pub number: u64,
+    /// Nonzero: no function of the C library makes the call for itself.
+    pub by_program: u32,
+    pub count: u32,
+    pub reserved: u32,
+    /// They end there, bytes from `sp`.
+    pub span: u32,
+    pub words: [u64; KNOWN_WORDS],
+    /// Where each of them is, bytes from `sp`, a multiple of 8; [`Self::BP`]: it is the frame pointer.
+    pub offsets: [u32; KNOWN_WORDS],
+}
+
+impl KnownStack {
+    pub const BP: u32 = u32::MAX;
 }
 
 /// A code object that was defined.

@@ -21,6 +21,7 @@ mod forked;
 mod fresh;
 mod gate;
 mod kernel;
+mod known;
 mod maps;
 mod owner;
 mod process;

@@ -7,7 +7,10 @@ use aya_ebpf::{
 use fdtrace_common::{
     next,
     wire::{Inflight, PerCpu, Scratch, TracedProcess, Watch, gate},
-    witness::{ClassKey, CodeKey, CodeRoom, Holder, ImageKey, PyEntry, PyImage, SlotKey, StackRoom},
+    witness::{
+        ClassKey, CodeKey, CodeRoom, Holder, ImageKey, KNOWN_STACKS, KnownStack, PyEntry, PyImage, SlotKey, StackKey,
+        StackRoom,
+    },
 };
 
 use crate::{
@@ -83,6 +86,10 @@ pub static HOLDERS: LruHashMap<SlotKey, Holder> = LruHashMap::with_max_entries(6
 /// The number that each object was bound to.
 #[map]
 pub static HELD: LruHashMap<ClassKey, u32> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Stacks that user space has unwound before. It fills the map.
+#[map]
+pub static KNOWN: LruHashMap<StackKey, KnownStack> = LruHashMap::with_max_entries(KNOWN_STACKS, 0);
 
 /// Room for one walk.
 #[map]

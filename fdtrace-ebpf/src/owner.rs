@@ -11,6 +11,7 @@ mod bind;
 mod caller;
 mod closing;
 mod holders;
+mod words;
 
 use core::ffi::c_void;
 
@@ -30,6 +31,7 @@ pub use bind::{bind, let_go};
 use caller::is_library_s;
 use closing::{closed, is_to_close, recall};
 pub use holders::{asked, begun, foresee, is_settled, wanted};
+use words::copy_words;
 
 /// What points this little above the stack pointer points into the stack, if the thread's own data does not come before:
 /// that stands at the end of its stack, and memory with objects in it may begin right behind.
@@ -213,8 +215,7 @@ pub unsafe fn matters(walk: *const Walk, fd: i32) -> bool {
 /// Searches for objects that hold the number, or none; [`mode::CLOSE`] looks at those first that are known to.
 ///
 /// # Safety
-/// `walk` is this processor's, with the interpreter, the registers and the stack words filled in, the number and why it is
-/// searched for.
+/// `walk` is this processor's, with the interpreter and the registers filled in, the number and why it is searched for.
 #[inline(always)]
 pub unsafe fn search(walk: *mut Walk) {
     // SAFETY: by the caller's promise.
@@ -224,10 +225,11 @@ pub unsafe fn search(walk: *mut Walk) {
             (*walk).candidates = 0;
             return;
         }
-        if is_to_close(walk) {
-            recall(walk);
+        let is_decided = is_to_close(walk) && recall(walk);
+        if !is_decided {
+            copy_words(walk);
+            collect(walk);
         }
-        collect(walk);
         look_at_all(walk);
         if is_to_close(walk) {
             closed(walk);

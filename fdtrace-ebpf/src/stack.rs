@@ -24,12 +24,13 @@ use crate::{
     filter::{self, Task},
     gate,
     kernel::{self, Files, member, offset, read},
+    known,
     maps::{EVENTS, IMAGES, PYTHON, STACK_ROOM, WALK},
     owner, python,
     shared::SHED,
     syscalls,
     turns::{self, Room},
-    walk::{SEARCH_REGISTERS, SEARCH_WORDS, SEARCH_WORDS_NATIVE, Walk, copy, has_python, mode, plan, planned},
+    walk::{SEARCH_WORDS, Walk, copy, has_python, mode, plan, planned},
 };
 
 #[unsafe(no_mangle)]
@@ -130,7 +131,6 @@ unsafe fn carry_out(walk: *mut Walk, regs: *const c_void, nr: u64, call_time: u6
             tell(walk, nr, call_time);
         }
         if planned(walk, plan::SEARCH) {
-            stack_words(walk);
             owner::search(walk);
         }
         if planned(walk, plan::BIND) {
@@ -158,6 +158,7 @@ unsafe fn tell(walk: *mut Walk, nr: u64, call_time: u64) {
             (*walk).notes |= python::frames(walk);
             (*walk).notes |= python::task(walk);
         }
+        measure(walk);
     }
 }
 
@@ -208,7 +209,6 @@ fn exit(regs: *const c_void, ret: i64) {
             }
         }
         if planned(walk, plan::SEARCH) {
-            stack_words(walk);
             owner::search(walk);
         }
         if planned(walk, plan::BEGUN) {
@@ -236,6 +236,9 @@ fn prepare(task: &Task, now: u64) -> Option<*mut Walk> {
         (*walk).mode = mode::USE;
         (*walk).notes = 0;
         (*walk).library_only = 0;
+        (*walk).word_count = 0;
+        (*walk).recognised = 0;
+        (*walk).by_program = 0;
     }
     Some(walk)
 }
@@ -281,28 +284,6 @@ unsafe fn registers(walk: *mut Walk, regs: *const c_void) {
     }
 }
 
-/// Copies the words that are searched.
-#[inline(always)]
-unsafe fn stack_words(walk: *mut Walk) {
-    // SAFETY: the room has that many words.
-    unsafe {
-        let words = (&raw mut (*walk).words).cast::<u64>().add(SEARCH_REGISTERS).cast::<u8>();
-        let sp = (*walk).sp;
-        let step = STACK_STEP as u32;
-        (*walk).word_count = SEARCH_REGISTERS as u32;
-        if !has_python(walk) {
-            if copy(words, SEARCH_WORDS_NATIVE as u32 * 8, sp) {
-                (*walk).word_count += SEARCH_WORDS_NATIVE as u32;
-            }
-        } else if copy(words, step, sp) {
-            (*walk).word_count += step / 8;
-            if copy(words.add(STACK_STEP), step, sp.wrapping_add(u64::from(step))) {
-                (*walk).word_count += step / 8;
-            }
-        }
-    }
-}
-
 /// Fills the head of the record, with the registers that were taken.
 #[inline(always)]
 unsafe fn begin(walk: *const Walk, nr: u64, call_time: u64) {
@@ -314,17 +295,37 @@ unsafe fn begin(walk: *const Walk, nr: u64, call_time: u64) {
         (*stack).ip = (*walk).ip;
         (*stack).sp = (*walk).sp;
         (*stack).bp = (*walk).words[0];
-        (*stack).saved[0] = (*walk).words[1];
-        (*stack).saved[1] = (*walk).words[2];
-        (*stack).saved[2] = (*walk).words[3];
-        (*stack).saved[3] = (*walk).words[4];
-        (*stack).saved[4] = (*walk).words[5];
+        (*stack).left[0] = 0;
+        (*stack).left[1] = u64::from((*walk).execs);
         (*stack).task = 0;
         (*stack).task_name_len = 0;
         (*stack).task_name_width = 1;
         (*stack).nr = nr as u32;
         (*stack).caller = caller::UNKNOWN;
     }
+}
+
+/// How much of the stack is to come behind the Python frames, and whether it is known.
+#[inline(always)]
+unsafe fn measure(walk: *mut Walk) {
+    // SAFETY: `walk` is this processor's.
+    unsafe {
+        (*walk).tail = frames(walk) * size_of::<PyFrame>() as u32;
+        (*walk).stack_want = stack_bytes(has_python(walk)) as u32;
+        (*walk).stack_len = 0;
+        if (*walk).stack_want > 0 {
+            (*walk).stack_want = up_to_its_end((*walk).sp, (*walk).stack_want);
+            known::recognise(walk);
+        }
+    }
+}
+
+/// How many Python frames there are.
+#[inline(always)]
+unsafe fn frames(walk: *const Walk) -> u32 {
+    // SAFETY: `walk` is this processor's.
+    let frames = unsafe { (*walk).frames } & (2 * FRAMES_MAX as u32 - 1);
+    if frames > FRAMES_MAX as u32 { FRAMES_MAX as u32 } else { frames }
 }
 
 /// Appends the copy of the stack and sends the record.
@@ -334,23 +335,27 @@ unsafe fn finish(walk: *mut Walk) {
     // SAFETY: this processor's rooms; the bounds of every write are checked.
     unsafe {
         let stack = &raw mut (*room).stack;
-        let frames = (*walk).frames & (2 * FRAMES_MAX as u32 - 1);
-        let frames = if frames > FRAMES_MAX as u32 { FRAMES_MAX as u32 } else { frames };
+        let frames = frames(walk);
         let tail = frames as usize * size_of::<PyFrame>();
-        (*walk).tail = tail as u32;
-        (*walk).stack_want = stack_bytes(has_python(walk)) as u32;
-        (*walk).stack_len = 0;
-        if (*walk).stack_want > 0 && (SHED.get() >= shed::COPIES || !emit::is_half_empty()) {
-            emit::count_degraded(loss::RING_STACK);
-            (*walk).notes |= note::STACK_OMITTED;
-            (*walk).stack_want = 0;
-        }
         if (*walk).stack_want > 0 {
-            (*walk).stack_want = up_to_its_end((*walk).sp, (*walk).stack_want);
+            let number = (*walk).recognised;
+            if number != 0 {
+                (*stack).left[0] = number;
+                (*walk).notes |= note::KNOWN;
+            }
+            let is_endangered = number == 0 && (SHED.get() >= shed::COPIES || !emit::is_half_empty());
+            if is_endangered {
+                emit::count_degraded(loss::RING_STACK);
+                (*walk).notes |= note::STACK_OMITTED;
+            }
+            if number != 0 || is_endangered {
+                (*walk).stack_want = 0;
+                (*walk).stack_len = 0;
+            }
         }
         bpf_loop(STACK_MAX as u32 / BLOCK + 1, block_step as *mut c_void, core::ptr::null_mut(), 0);
         let len = (&raw const (*walk).stack_len).read_volatile();
-        if !has_python(walk) && len == 0 && (*walk).candidates == 0 {
+        if !has_python(walk) && len == 0 && (*walk).candidates == 0 && (*walk).notes & note::KNOWN == 0 {
             return;
         }
         (*stack).frames = frames;

@@ -74,6 +74,7 @@ pub struct Walk {
     /// The number that the call is about, and why it is searched for: one of [`mode`].
     pub wanted_fd: u32,
     pub mode: u32,
+    /// How many there are; 0: they were not copied yet.
     pub word_count: u32,
     /// Nonzero: the interpreter is known.
     pub has_python: u32,
@@ -104,9 +105,12 @@ pub struct Walk {
     pub by_library: u32,
     /// Nonzero: `closedir` closes the number, which the object in [`Self::known`] holds.
     pub is_closedir: u32,
-    pub reserved: u32,
+    /// Nonzero: the stack is known, and no function of the C library makes the call for itself.
+    pub by_program: u32,
     /// Where the call is.
     pub ip: u64,
+    /// The number of the known stack that it is made from; 0: none.
+    pub recognised: u64,
     /// What is known of the number.
     pub known: Holder,
     /// What was recognised last.

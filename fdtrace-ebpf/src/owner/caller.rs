@@ -4,6 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_loop;
 
+use super::words::copy_words;
 use crate::{
     kernel::returns_by_stack,
     maps::WALK,
@@ -24,9 +25,10 @@ pub(super) unsafe fn is_library_s(walk: *mut Walk) -> bool {
     // SAFETY: `walk` is this processor's.
     unsafe {
         (*walk).by_library = 0;
-        if !returns_by_stack() {
+        if !returns_by_stack() || (&raw const (*walk).by_program).read_volatile() != 0 {
             return false;
         }
+        copy_words(walk);
         bpf_loop(CALLER_WORDS / STRIDE, caller_step as *mut c_void, core::ptr::null_mut(), 0);
         (&raw const (*walk).by_library).read_volatile() != 0
     }

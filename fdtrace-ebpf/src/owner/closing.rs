@@ -35,9 +35,9 @@ pub(super) unsafe fn is_to_close(walk: *const Walk) -> bool {
 }
 
 /// A number is about to be closed: who is known to hold it is looked at first, or alone where that decides it. The bond is
-/// forgotten, for the number is anybody's from here on.
+/// forgotten, for the number is anybody's from here on. `true`: it decides it.
 #[inline(always)]
-pub(super) unsafe fn recall(walk: *mut Walk) {
+pub(super) unsafe fn recall(walk: *mut Walk) -> bool {
     // SAFETY: `walk` is this processor's; a live element of a hash map.
     unsafe {
         let key = wanted_slot(walk);
@@ -54,9 +54,7 @@ pub(super) unsafe fn recall(walk: *mut Walk) {
             (*walk).is_closedir = u32::from(freed || is_library_s(walk));
         }
         known_ones(walk);
-        if is_decided(walk) {
-            (*walk).word_count = 0;
-        }
+        is_decided(walk)
     }
 }
 

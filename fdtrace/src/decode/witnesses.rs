@@ -49,8 +49,8 @@ fn stack(bytes: &[u8]) -> Option<StackSeen> {
         python: has(note::PYTHON).then(|| PythonStack { frames, cut: has(note::FRAMES_CUT), task: task(&record) }),
         candidates: has(note::SEARCHED).then(|| record.candidate[..candidates].to_vec()),
         caller: record.caller,
-        site: has(note::SITE).then_some(record.saved[0]),
-        variable: has(note::VARIABLE).then_some(record.saved[1]),
+        site: has(note::SITE).then_some(record.left[0]),
+        variable: has(note::VARIABLE).then_some(record.left[1]),
         followed: has(note::FOLLOWED),
         at_exit: has(note::AT_EXIT),
     })

@@ -5,6 +5,7 @@ mod budget;
 mod checkpoint;
 mod export;
 mod failure;
+mod known;
 mod loaded;
 mod natives;
 mod outputs;

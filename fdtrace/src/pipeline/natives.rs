@@ -1,5 +1,5 @@
 //! Native stacks: unwinds each copy of a stack as it comes, forgets the copy, and names the frames of those stacks that
-//! get into a finding.
+//! get into a finding. Of stacks that come often no more copies come: see [`super::known`].
 
 use std::{
     cell::RefCell,
@@ -10,19 +10,22 @@ use std::{
 
 use fdtrace_common::{
     wire::{self, Header, kind},
-    witness::{self, CANDIDATES_MAX, PyFrame, Stack, TypeDef, caller, note, owns},
+    witness::{self, CANDIDATES_MAX, Mapped, PyFrame, Stack, StackKey, TypeDef, caller, note, owns},
 };
 
-use super::loaded::{self, Loaded};
+use super::{
+    known::{Change, Known, Stack as KnownStack, Variable},
+    loaded::{self, Loaded},
+};
 use crate::{
     detect::finding::{Act, Finding, Frame, Name},
     source::recording::without_copy,
     who::{
         native::{
-            AddressSpace, End, Frame as Place, Lost, Module, NativeFrame, Objects, Registers, Snapshot, Symbols,
-            Variables,
+            AddressSpace, End, Frame as Place, Lost, Module, NativeFrame, Object, Objects, Registers, Snapshot,
+            Symbols, Variables,
             stack::{base, is_libc, without_call_stub},
-            variable::{self, Kept},
+            variable::{self, Found, Kept},
         },
         sighting::Unwound,
     },
@@ -52,8 +55,8 @@ impl Half {
         let (variable, has_variable) = self.variable.map_or((0, 0), |variable| (variable, note::VARIABLE));
         let head = Stack {
             caller: self.caller,
-            notes: head.notes | has_site | has_variable | if self.followed { note::FOLLOWED } else { 0 },
-            saved: [site, variable, 0, 0, 0],
+            notes: head.notes & !note::KNOWN | has_site | has_variable | if self.followed { note::FOLLOWED } else { 0 },
+            left: [site, variable, 0, 0, 0],
             bp: 0,
             stack_len: 0,
             ..head
@@ -88,7 +91,12 @@ fn asks_for_caller(head: &Stack) -> bool {
     head.candidate[..count].iter().any(|candidate| matches!(candidate.owns, owns::STREAM | owns::DIRECTORY))
 }
 
-/// Who called the function that makes the system call.
+/// Who called the function that makes the system call: one of [`caller`].
+fn caller_of(symbols: &mut Symbols, unwound: &Unwound) -> u32 {
+    let innermost = unwound.frames.get(..CALLER_FRAMES).unwrap_or(&unwound.frames);
+    library_or_program(symbols.resolve(&mut unwound.space.borrow_mut(), innermost))
+}
+
 fn library_or_program(frames: Vec<NativeFrame>) -> u32 {
     let frames: Vec<NativeFrame> = without_call_stub(frames).into_iter().filter(|frame| !frame.inlined).collect();
     let [innermost, next, ..] = frames.as_slice() else { return caller::UNKNOWN };
@@ -122,6 +130,7 @@ pub(super) struct Natives {
     objects: Objects,
     symbols: Symbols,
     variables: Variables,
+    known: Known,
     /// Variables that were named, by process.
     named: HashMap<u32, HashSet<u64>>,
 }
@@ -132,13 +141,18 @@ impl Natives {
         let (header, _) = wire::read::<Header>(record)?;
         self.loaded.record(&header, record);
         match header.kind {
-            witness::kind::STACK => self.unwind(&header, record),
+            witness::kind::STACK => self.half(&header, record),
             kind::EXEC => {
                 self.forget(header.tgid);
                 None
             }
             kind::EXIT if header.flags & wire::flag::GROUP_DEAD != 0 => {
                 self.forget(header.tgid);
+                None
+            }
+            witness::kind::MAPPED => {
+                let (mapped, _) = wire::read::<Mapped>(record)?;
+                self.known.mapped(header.tgid, mapped.start, mapped.len);
                 None
             }
             kind::FORK => {
@@ -160,19 +174,62 @@ impl Natives {
         self.spaces.remove(&tgid);
         self.unreadable.remove(&tgid);
         self.named.remove(&tgid);
+        self.known.forget(tgid);
     }
 
-    fn unwind(&mut self, header: &Header, record: &[u8]) -> Option<Half> {
-        let tgid = header.tgid;
+    /// How many stacks came as a number, and how many as a copy that could be unwound.
+    pub(super) fn counts(&self) -> [u64; 2] {
+        [self.known.recognised, self.known.copied]
+    }
+
+    /// What the kernel side is to be told of stacks that it will meet again.
+    pub(super) fn changes(&mut self) -> Vec<Change> {
+        self.known.changes()
+    }
+
+    fn half(&mut self, header: &Header, record: &[u8]) -> Option<Half> {
         let (head, tail) = wire::read::<Stack>(record)?;
-        let frames = usize::try_from(head.frames).ok()?.checked_mul(size_of::<PyFrame>())?;
-        let stack = tail.get(frames..)?.get(..usize::try_from(head.stack_len).ok()?)?;
-        if stack.is_empty() {
+        let mut copied;
+        let stack = if head.notes & note::KNOWN != 0 {
+            let known = self.known.get(header.tgid, head.left[0]);
+            if known.is_none() {
+                log::debug!("no native frames of process {}: its stack {} is forgotten", header.tgid, head.left[0]);
+            }
+            known?
+        } else {
+            let frames = usize::try_from(head.frames).ok()?.checked_mul(size_of::<PyFrame>())?;
+            let copy = tail.get(frames..)?.get(..usize::try_from(head.stack_len).ok()?)?;
+            copied = KnownStack::new(self.unwind(header.tgid, &head, copy)?);
+            &mut copied
+        };
+        let Unwound { space, frames, .. } = &stack.unwound;
+        let mut caller = caller::UNKNOWN;
+        if asks_for_caller(&head) {
+            caller = *stack.caller.get_or_insert_with(|| caller_of(&mut self.symbols, &stack.unwound));
+        }
+        let (variable, followed) = if head.notes & note::AT_EXIT == 0 {
+            (giver(&mut self.variables, &space.borrow(), frames), false)
+        } else if let Some(keeper) = &stack.keeper {
+            keeper.clone()
+        } else {
+            let keeper = keeper(&mut self.variables, &space.borrow(), frames);
+            // Else the next time may tell more.
+            stack.keeper = Some(keeper.clone()).filter(|(_, followed)| *followed);
+            keeper
+        };
+        let unwound = stack.unwound.clone();
+        let definition = variable.as_ref().and_then(|(address, name)| self.definition(header, *address, name));
+        let variable = variable.map(|(address, _)| address);
+        Some(Half { tid: header.tid, unwound, caller, variable, followed, definition })
+    }
+
+    fn unwind(&mut self, tgid: u32, head: &Stack, copy: &[u8]) -> Option<Unwound> {
+        if copy.is_empty() {
             return None;
         }
         let space = self.space(tgid);
         let registers = Registers { ip: head.ip, sp: head.sp, bp: head.bp, lr: 0 };
-        let snapshot = Snapshot { registers, stack };
+        let snapshot = Snapshot { registers, stack: copy };
         let stack = {
             let mut space = space.borrow_mut();
             // A space that came from the parent is refreshed with the parent's mappings, which is not better.
@@ -188,50 +245,14 @@ impl Natives {
                 _ => stack,
             }
         };
-        let mut caller = caller::UNKNOWN;
-        if asks_for_caller(&head) {
-            let innermost = stack.frames.get(..CALLER_FRAMES).unwrap_or(&stack.frames);
-            caller = library_or_program(self.symbols.resolve(&mut space.borrow_mut(), innermost));
+        let unwound = Unwound { space, frames: stack.frames.into(), end: stack.end };
+        // One that is lost may be found when more is known of the process.
+        if !matches!(stack.end, End::Lost(_)) && head.notes & note::STACK_CUT == 0 {
+            let execs = u32::try_from(head.left[1]).ok()?;
+            let key = StackKey { ip: head.ip, sp: head.sp, tgid, execs, ..StackKey::default() };
+            self.known.met(key, &stack.basis, &unwound);
         }
-        let returns = head.notes & note::AT_EXIT != 0;
-        let (variable, followed) = self.variable(&space.borrow(), &stack.frames, returns);
-        let definition = variable.as_ref().and_then(|(address, name)| self.definition(header, *address, name));
-        Some(Half {
-            tid: header.tid,
-            unwound: Unwound { space, frames: stack.frames.into(), end: stack.end },
-            caller,
-            variable: variable.map(|(address, _)| address),
-            followed,
-            definition,
-        })
-    }
-
-    /// Address and name of the variable that keeps the number: that which the call has returned, or that which it was given.
-    /// And whether it is known where the former goes.
-    fn variable(&mut self, space: &AddressSpace, frames: &[Place], returns: bool) -> (Option<(u64, Rc<str>)>, bool) {
-        if !returns && !self.variables.any() {
-            return (None, false);
-        }
-        // The innermost is the function that makes the system call.
-        let callers = frames.iter().skip(1).take(variable::CALLERS);
-        let modules: Vec<(&Module, u64)> = callers
-            .map_while(|frame| {
-                let module = space.module(frame.module.filter(|_| !frame.by_frame_pointer)?)?;
-                Some((module, frame.address.wrapping_sub(module.bias)))
-            })
-            .collect();
-        let callers: Vec<_> = modules.iter().map(|(module, back)| (&*module.object, *back)).collect();
-        let (found, followed) = match returns.then(|| self.variables.keeping(&callers)) {
-            None => (self.variables.giving(&callers), false),
-            Some(Kept::In(found)) => (Some(found), true),
-            Some(Kept::Nowhere) => (None, true),
-            Some(Kept::Lost) => (None, false),
-        };
-        let found = found.and_then(|found| {
-            let (module, _) = modules.get(found.frame)?;
-            Some((found.address.wrapping_add(module.bias), found.name))
-        });
-        (found, followed)
+        Some(unwound)
     }
 
     fn definition(&mut self, header: &Header, address: u64, name: &str) -> Option<Box<TypeDef>> {
@@ -289,6 +310,46 @@ impl Natives {
             })
             .collect();
     }
+}
+
+/// The variable from which the number is that a call was given.
+fn giver(variables: &mut Variables, space: &AddressSpace, frames: &[Place]) -> Option<Variable> {
+    if !variables.any() {
+        return None;
+    }
+    let modules = modules(space, frames);
+    let found = variables.giving(&callers(&modules))?;
+    address_of(found, &modules)
+}
+
+/// The variable that keeps the number that a call has returned, and whether it is known where that goes.
+fn keeper(variables: &mut Variables, space: &AddressSpace, frames: &[Place]) -> (Option<Variable>, bool) {
+    let modules = modules(space, frames);
+    match variables.keeping(&callers(&modules)) {
+        Kept::In(found) => (address_of(found, &modules), true),
+        Kept::Nowhere => (None, true),
+        Kept::Lost => (None, false),
+    }
+}
+
+/// The files of those who may keep a number, and the addresses in them.
+fn modules<'a>(space: &'a AddressSpace, frames: &[Place]) -> Vec<(&'a Module, u64)> {
+    // The innermost is the function that makes the system call.
+    let callers = frames.iter().skip(1).take(variable::CALLERS);
+    let known = callers.map_while(|frame| {
+        let module = space.module(frame.module.filter(|_| !frame.by_frame_pointer)?)?;
+        Some((module, frame.address.wrapping_sub(module.bias)))
+    });
+    known.collect()
+}
+
+fn callers<'a>(modules: &[(&'a Module, u64)]) -> Vec<(&'a Object, u64)> {
+    modules.iter().map(|(module, back)| (&*module.object, *back)).collect()
+}
+
+fn address_of(found: Found, modules: &[(&Module, u64)]) -> Option<Variable> {
+    let (module, _) = modules.get(found.frame)?;
+    Some((found.address.wrapping_add(module.bias), found.name))
 }
 
 /// Adds what the kernel side told of a process's memory. `true`: that was news.

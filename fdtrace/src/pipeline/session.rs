@@ -19,6 +19,7 @@ use super::{
     backlog::Backlog,
     budget::{self, Budget, Limits, Usage},
     checkpoint::checkpoint,
+    known::Change,
     natives::Natives,
     pythons::Pythons,
     quiet::Quiet,
@@ -52,7 +53,7 @@ pub struct Session {
     pub recorder: Option<Recorder>,
     pub pythons: Pythons,
     sources: Sources,
-    natives: Natives,
+    pub natives: Natives,
     pub news: Vec<News>,
     pub counts: FindingCounts,
     pub quiet: Quiet,
@@ -255,7 +256,7 @@ impl Session {
     /// Takes in what the kernel has, in the order in which it happened, and records it. Returns how many records that were.
     pub fn take_in(&mut self) -> usize {
         let Self { live, backlog, recorder, natives, .. } = self;
-        live.drain(backlog.room().min(AT_ONCE), |pos, record| {
+        let taken = live.drain(backlog.room().min(AT_ONCE), |pos, record| {
             let half = natives.record(record);
             let kept = half.as_ref().and_then(|half| half.kept(record));
             let record = kept.as_deref().unwrap_or(record);
@@ -263,7 +264,18 @@ impl Session {
                 backlog.push_recorded(recorder, pos, wire::bytes_of(definition), None);
             }
             backlog.push_recorded(recorder, pos, record, half.map(|half| (half.tid, half.unwound)));
-        })
+        });
+        for change in natives.changes() {
+            match change {
+                Change::Add(key, stack) => {
+                    if let Err(error) = live.known_stacks().add(&key, &stack) {
+                        log::debug!("{error:#}");
+                    }
+                }
+                Change::Remove(key) => live.known_stacks().remove(&key),
+            }
+        }
+        taken
     }
 
     /// Judges what was taken in: everything, or for so long.

@@ -306,6 +306,8 @@ impl Session {
         let duration_ns = clock::boot_ns().saturating_sub(self.began);
         let written = self.recorder.as_mut().map(|recorder| recorder.end(totals, duration_ns));
         self.note_recorder(written.unwrap_or(Ok(())));
+        let [recognised, copied] = self.natives.counts();
+        log::debug!("native stacks: {recognised} recognised, {copied} copied");
         let lost = totals.lost();
         let by_class = fdtrace_common::wire::loss::NAMES.into_iter().zip(totals.by_class);
         let summary = Summary {

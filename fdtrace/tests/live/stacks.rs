@@ -1,10 +1,10 @@
 //! Python stacks are what the program itself says they are, or shorter, or absent; never others.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, process::Command};
 
 use serde_json::Value;
 
-use super::harness::{Scratch, known_pythons, record};
+use super::harness::{Scratch, known_pythons, record, trace};
 
 /// Frames that are shown of a stack. The task is found at its outer end, and goes with it.
 const FRAMES_MAX: usize = 64;
@@ -76,4 +76,57 @@ fn python_stacks_are_the_true_ones() {
         println!("{name}: of {all} stacks {equal} equal, {missing} shorter or absent, 0 wrong");
         assert!(all > 0 && f64::from(equal) >= f64::from(all) * 0.999, "{name}: {equal} of {all} equal");
     }
+}
+
+/// The ways come by at the same depth, with the same stack pointer; what each leaves on the stack is the other's.
+const WAYS: &str = r#"
+#include <fcntl.h>
+#include <unistd.h>
+#define WAY(name) __attribute__((noinline)) static int name(int fd) { \
+    volatile char room[256]; room[fd & 255] = (char)fd; \
+    int result = close(fd); return result + room[fd & 255] * 0; }
+WAY(north) WAY(east) WAY(south) WAY(west) WAY(up) WAY(down)
+static int (*const ways[])(int) = {north, east, south, west, up, down};
+int main(void) {
+    for (int round = 0; round < 400; round++) {
+        for (int way = 0; way < 6; way++) ways[way](open("/dev/null", O_RDONLY));
+        if (round == 10) usleep(500000);
+    }
+    for (int way = 0; way < 6; way++) {
+        int fd = open("/dev/null", O_RDONLY);
+        ways[way](fd);
+        ways[(way + 1) % 6](fd);
+        usleep(50000);
+    }
+    return 0;
+}
+"#;
+
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn a_stack_that_was_met_before_is_no_other_one() {
+    let scratch = Scratch::new();
+    let source = scratch.write("ways.c", WAYS);
+    let program = scratch.path("ways");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O2", "-g", "-fomit-frame-pointer", "-o"]).arg(&program).arg(&source);
+    if !compiler.status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no C compiler");
+        return;
+    }
+    let report = trace(&["-v", "--notes"], &[program.as_os_str()]);
+    let told = report.stderr.lines().find_map(|line| line.split_once("native stacks: ")).expect("counts");
+    let counts: Vec<u64> = told.1.split(' ').filter_map(|word| word.parse().ok()).collect();
+    // 4,800 in all, of which the opens are recognised, and the closes of four ways.
+    assert!(counts[0] > 3000, "{}", told.1);
+    let way = |act: &Value| -> String {
+        let frames = act["native"].as_array().into_iter().flatten();
+        let frames: Vec<String> = frames.filter_map(|frame| text(&frame["function"])).collect();
+        let main = frames.iter().position(|name| name == "main").expect("main");
+        frames[main - 1].clone()
+    };
+    let told = report.findings("double-close").into_iter().map(|it| [way(&it["root_cause"]), way(&it["culprit"])]);
+    let expected =
+        [["north", "east"], ["east", "south"], ["south", "west"], ["west", "up"], ["up", "down"], ["down", "north"]];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
 }

@@ -3,6 +3,7 @@
 //! The only module that knows aya. What it hands on are bytes, with the ring position of each record; losses, ticks and
 //! what user space knows of processes become records of the same stream, so that a recording has everything.
 
+mod known;
 mod object;
 mod snapshots;
 mod watches;
@@ -20,6 +21,7 @@ use fdtrace_common::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{clock, interest, process, procfs};
+pub use known::KnownStacks;
 use object::Object;
 use snapshots::Snapshots;
 pub use watches::Watches;
@@ -84,6 +86,7 @@ pub struct Live {
     per_cpu: PerCpuArray<MapData, [u64; 1 + loss::CLASSES]>,
     python: HashMap<MapData, u32, Words<{ size_of::<PyEntry>() / 8 }>>,
     images: HashMap<MapData, [u64; 2], Words<{ size_of::<PyImage>() / 8 }>>,
+    known: KnownStacks,
     /// Position of the next record.
     pos: u64,
     captured: u64,
@@ -112,6 +115,7 @@ impl Live {
         let per_cpu = PerCpuArray::try_from(object::map(ebpf, "PER_CPU")?)?;
         let python = HashMap::try_from(object::map(ebpf, "PYTHON")?)?;
         let images = HashMap::try_from(object::map(ebpf, "IMAGES")?)?;
+        let known = KnownStacks::new(HashMap::try_from(object::map(ebpf, "KNOWN")?)?);
         // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let ring = ring.map_err(|error| anyhow!("cannot watch the ring buffer: {error}"))?;
@@ -129,6 +133,7 @@ impl Live {
             per_cpu,
             python,
             images,
+            known,
             pos: 0,
             captured: 0,
             lost_epoch: 0,
@@ -209,6 +214,11 @@ impl Live {
         self.images
             .insert([key.inode, u64::from(key.dev)], Words::of(image), 0)
             .context("cannot tell the kernel side of an interpreter's file")
+    }
+
+    /// Stacks of which no copies are needed.
+    pub fn known_stacks(&mut self) -> &mut KnownStacks {
+        &mut self.known
     }
 
     /// What is told of only when asked.

@@ -44,13 +44,13 @@ pub fn harmless(record: u16, bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
         return Some(Cow::Borrowed(bytes));
     }
     let (head, frames) = without_copy(bytes)?;
-    let left = |note, at: usize| if head.notes & note == 0 { 0 } else { head.saved[at] };
-    let saved = [left(witness::note::SITE, 0), left(witness::note::VARIABLE, 1), 0, 0, 0];
+    let kept = |note, at: usize| if head.notes & note == 0 { 0 } else { head.left[at] };
+    let left = [kept(witness::note::SITE, 0), kept(witness::note::VARIABLE, 1), 0, 0, 0];
     // What user space has unwound is so already.
-    if (head.bp, head.saved, head.stack_len) == (0, saved, 0) && bytes.len() == size_of::<Stack>() + frames.len() {
+    if (head.bp, head.left, head.stack_len) == (0, left, 0) && bytes.len() == size_of::<Stack>() + frames.len() {
         return Some(Cow::Borrowed(bytes));
     }
-    Some(Cow::Owned([bytes_of(&Stack { bp: 0, saved, stack_len: 0, ..head }), frames].concat()))
+    Some(Cow::Owned([bytes_of(&Stack { bp: 0, left, stack_len: 0, ..head }), frames].concat()))
 }
 
 /// What a stack's record has besides the copy of the stack: its head, and the Python frames.

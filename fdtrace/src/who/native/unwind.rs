@@ -27,6 +27,17 @@ pub struct Stack {
     /// Innermost first.
     pub frames: Vec<Frame>,
     pub end: End,
+    pub basis: Basis,
+}
+
+/// What a walk has looked at: another stack with the same `ip` and `sp` that agrees in this has the same frames and the
+/// same end, whatever else is in it, as long as the code in memory and the length of the copy are the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Basis {
+    /// Offset from `sp`, and value, in the order of the walk; a word may be there twice.
+    pub words: Vec<(u32, u64)>,
+    /// The first `bp`, if it was of use: often it holds something that is no frame pointer and differs each time.
+    pub bp: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,16 +89,23 @@ pub enum Lost {
 impl AddressSpace {
     /// Walks the stack of a snapshot.
     pub fn unwind(&mut self, snapshot: &Snapshot<'_>) -> Stack {
-        let mut frames = Vec::new();
-        let end = self.unwind_into(snapshot, &mut frames);
-        Stack { frames, end }
+        let mut stack = Stack::default();
+        self.unwind_into(snapshot, &mut stack);
+        stack
     }
 
     /// As [`AddressSpace::unwind`], into memory that the caller keeps.
-    pub fn unwind_into(&mut self, snapshot: &Snapshot<'_>, frames: &mut Vec<Frame>) -> End {
+    pub fn unwind_into(&mut self, snapshot: &Snapshot<'_>, stack: &mut Stack) {
+        stack.basis.words.clear();
+        stack.basis.bp = None;
+        let basis = std::mem::take(&mut stack.basis);
+        let mut memory = Memory { start: snapshot.registers.sp, bytes: snapshot.stack, basis, bp: Origin::Register };
+        stack.end = self.walk(snapshot.registers, &mut memory, &mut stack.frames);
+        stack.basis = memory.basis;
+    }
+
+    fn walk(&mut self, mut registers: Registers, memory: &mut Memory<'_>, frames: &mut Vec<Frame>) -> End {
         frames.clear();
-        let memory = Memory { start: snapshot.registers.sp, bytes: snapshot.stack };
-        let mut registers = snapshot.registers;
         let mut is_return_address = true;
         let mut by_frame_pointer = false;
         loop {
@@ -104,7 +122,7 @@ impl AddressSpace {
                 return End::Truncated;
             }
             let innermost = frames.len() == 1;
-            let caller = match self.step(&code, frame.lookup_address(), &registers, innermost, &memory) {
+            let caller = match self.step(&code, frame.lookup_address(), &registers, innermost, memory) {
                 Ok(Some(caller)) => caller,
                 Ok(None) => return End::Complete,
                 Err(end) => return end,
@@ -131,11 +149,11 @@ impl AddressSpace {
         address: u64,
         registers: &Registers,
         innermost: bool,
-        memory: &Memory<'_>,
+        memory: &mut Memory<'_>,
     ) -> Result<Option<Registers>, End> {
         match code.rule {
             Rule::Offsets { from_bp, cfa, ra, bp } => {
-                let base = if from_bp { registers.bp } else { registers.sp };
+                let base = if from_bp { memory.bp_of(registers) } else { registers.sp };
                 let cfa = base.wrapping_add_signed(i64::from(cfa));
                 let ip = match ra {
                     Saved::InRegister => registers.lr,
@@ -143,7 +161,7 @@ impl AddressSpace {
                 };
                 let bp = match bp {
                     Saved::InRegister => registers.bp,
-                    Saved::At(offset) => memory.read(cfa.wrapping_add_signed(i64::from(offset)))?,
+                    Saved::At(offset) => memory.read_bp(cfa.wrapping_add_signed(i64::from(offset)))?,
                 };
                 Ok(Some(Registers { ip: strip_authentication(ip), sp: cfa, bp, lr: ip }))
             }
@@ -159,8 +177,10 @@ impl AddressSpace {
         code: &Code,
         address: u64,
         registers: &Registers,
-        memory: &Memory<'_>,
+        memory: &mut Memory<'_>,
     ) -> Result<Option<Registers>, End> {
+        // The rules may ask for it, and what they give as the caller's comes of what was looked at.
+        memory.bp_of(registers);
         let mut missing = None;
         let mut read = |address| match memory.read(address) {
             Ok(word) => Some(word),
@@ -181,7 +201,7 @@ impl AddressSpace {
         &mut self,
         registers: &Registers,
         innermost: bool,
-        memory: &Memory<'_>,
+        memory: &mut Memory<'_>,
     ) -> Result<Option<Registers>, End> {
         // A system call instruction without a table stands in a stub without a frame, as in Go's runtime.
         if innermost && cfg!(target_arch = "x86_64") {
@@ -190,19 +210,17 @@ impl AddressSpace {
                 return Ok(Some(Registers { ip, sp: registers.sp.wrapping_add(8), ..*registers }));
             }
         }
+        let frame = memory.bp_of(registers);
         // By convention the outermost frame has none.
-        if registers.bp == 0 {
+        if frame == 0 {
             return Ok(None);
         }
-        let above = registers
-            .bp
-            .checked_sub(registers.sp)
-            .filter(|&above| above < STACK_SIZE && registers.bp.is_multiple_of(8));
+        let above = frame.checked_sub(registers.sp).filter(|&above| above < STACK_SIZE && frame.is_multiple_of(8));
         if above.is_none() {
             return Err(End::Lost(Lost::NoFramePointer));
         }
-        let (bp, ip) = (memory.read(registers.bp)?, memory.read(registers.bp.wrapping_add(8))?);
-        Ok(Some(Registers { ip: strip_authentication(ip), sp: registers.bp.wrapping_add(16), bp, lr: ip }))
+        let (bp, ip) = (memory.read_bp(frame)?, memory.read(frame.wrapping_add(8))?);
+        Ok(Some(Registers { ip: strip_authentication(ip), sp: frame.wrapping_add(16), bp, lr: ip }))
     }
 }
 
@@ -211,14 +229,50 @@ fn strip_authentication(address: u64) -> u64 {
     if cfg!(target_arch = "aarch64") { address & 0x0000_ffff_ffff_ffff } else { address }
 }
 
-/// The captured part of the stack.
+/// The captured part of the stack, and what was looked at.
 struct Memory<'a> {
     start: u64,
     bytes: &'a [u8],
+    basis: Basis,
+    bp: Origin,
+}
+
+/// Where the current `bp` comes from.
+#[derive(Clone, Copy)]
+enum Origin {
+    /// It is the first one.
+    Register,
+    /// It was saved here.
+    Word(u64),
+    /// It has been of use, or comes of what has.
+    Looked,
 }
 
 impl Memory<'_> {
-    fn read(&self, address: u64) -> Result<u64, End> {
+    fn read(&mut self, address: u64) -> Result<u64, End> {
+        let value = self.peek(address)?;
+        self.basis.words.push(((address - self.start) as u32, value));
+        Ok(value)
+    }
+
+    /// The `bp` that a frame has saved for its caller: looked at if something comes of it.
+    fn read_bp(&mut self, address: u64) -> Result<u64, End> {
+        let value = self.peek(address)?;
+        self.bp = Origin::Word(address);
+        Ok(value)
+    }
+
+    /// The current `bp`, of which something comes.
+    fn bp_of(&mut self, registers: &Registers) -> u64 {
+        match std::mem::replace(&mut self.bp, Origin::Looked) {
+            Origin::Register => self.basis.bp = Some(registers.bp),
+            Origin::Word(address) => self.basis.words.push(((address - self.start) as u32, registers.bp)),
+            Origin::Looked => {}
+        }
+        registers.bp
+    }
+
+    fn peek(&self, address: u64) -> Result<u64, End> {
         let Some(at) = address.checked_sub(self.start) else {
             return Err(End::Lost(Lost::OtherStack));
         };

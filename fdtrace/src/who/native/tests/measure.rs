@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::super::space::AddressSpace;
-use super::super::{Objects, Symbols};
+use super::super::{Objects, Stack, Symbols};
 use super::tracee::{Tracee, have, scratch};
 
 const PYTHON: &str = "
@@ -60,28 +60,29 @@ fn measure_one(program: &str, args: &[&str]) {
         let mut space = AddressSpace::load(tracee.pid() as u32, &mut objects).unwrap();
         let again = started.elapsed();
         let mut columns = Vec::new();
-        let mut frames = Vec::new();
+        let mut walked = Stack::default();
         for bytes in [2 << 10, 8 << 10, 64 << 10] {
             let stack = tracee.stack(&stop, bytes);
             let snapshot = stop.snapshot(&stack);
             let started = Instant::now();
-            let end = space.unwind_into(&snapshot, &mut frames);
+            space.unwind_into(&snapshot, &mut walked);
             let cold = started.elapsed();
             let rounds = 20_000;
             let started = Instant::now();
             for _ in 0..rounds {
-                std::hint::black_box(space.unwind_into(&snapshot, &mut frames));
+                space.unwind_into(&snapshot, std::hint::black_box(&mut walked));
             }
             let warm = started.elapsed().as_nanos() / rounds;
-            let end = format!("{end:?}");
+            let end = format!("{:?}", walked.end);
             columns.push(format!(
                 "{:>3} {} {:.2} us ({:.0})",
-                frames.len(),
+                walked.frames.len(),
                 &end[..4],
                 warm as f64 / 1e3,
                 cold.as_nanos() as f64 / 1e3
             ));
         }
+        let frames = walked.frames;
         let mut symbols = Symbols::new();
         let started = Instant::now();
         symbols.resolve(&mut space, &frames);
@@ -93,11 +94,7 @@ fn measure_one(program: &str, args: &[&str]) {
         };
         let to_loop = (0..frames.len()).find(|&at| symbols.resolve(&mut space, &frames[at..=at]).iter().any(is_loop));
         let mut needed = |count: usize| {
-            let enough = |bytes: &usize| {
-                let mut part = Vec::new();
-                space.unwind_into(&stop.snapshot(&stack[..*bytes]), &mut part);
-                part.len() >= count
-            };
+            let enough = |bytes: &usize| space.unwind(&stop.snapshot(&stack[..*bytes])).frames.len() >= count;
             (0..stack.len()).step_by(8).find(enough).unwrap_or(0)
         };
         let needed = [to_loop.map_or(0, |at| needed(at + 1)), needed(frames.len())];

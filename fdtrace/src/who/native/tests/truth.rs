@@ -15,8 +15,21 @@ pub fn space_of(tracee: &Tracee, objects: &mut Objects) -> AddressSpace {
 }
 
 pub fn unwind(tracee: &Tracee, stop: &Stop, space: &mut AddressSpace, bytes: usize) -> Stack {
-    let stack = tracee.stack(stop, bytes);
-    space.unwind(&stop.snapshot(&stack))
+    let bytes = tracee.stack(stop, bytes);
+    let stack = space.unwind(&stop.snapshot(&bytes));
+    nothing_else_matters(stop, space, &bytes, &stack);
+    stack
+}
+
+/// A stack that agrees only in what the walk says it has looked at is walked in the same way.
+fn nothing_else_matters(stop: &Stop, space: &mut AddressSpace, bytes: &[u8], stack: &Stack) {
+    let mut other: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+    for &(offset, value) in &stack.basis.words {
+        other[offset as usize..][..8].copy_from_slice(&value.to_le_bytes());
+    }
+    let mut snapshot = stop.snapshot(&other);
+    snapshot.registers.bp = stack.basis.bp.unwrap_or(!snapshot.registers.bp);
+    assert_eq!(space.unwind(&snapshot), *stack, "mark {}", stop.mark);
 }
 
 pub fn names(frames: &[NativeFrame]) -> Vec<&str> {

@@ -1,0 +1,322 @@
+//! Stacks that were met before. The kernel side is told by which words it recognises them, and then sends their number
+//! instead of a copy: what was found out of them is kept here.
+//!
+//! A number whose stack is forgotten stands for nothing: such a call has no native frames, rather than a stranger's.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    hash::{BuildHasher as _, RandomState},
+    rc::Rc,
+};
+
+use fdtrace_common::witness::{KNOWN_SPAN, KNOWN_STACKS, KNOWN_WORDS, KnownStack, STACK_VARIANTS, StackKey};
+
+use crate::who::{native::unwind::Basis, sighting::Unwound};
+
+/// Stacks that are known at most. Less than the kernel side has room for, which makes room before it is full.
+const MOST: usize = KNOWN_STACKS as usize / 4 * 3;
+/// Stacks of which it is remembered that they were met, in each of two halves.
+const MET_MOST: usize = 1 << 14;
+/// Copies of a known stack after which the kernel side is told again: it may have forgotten.
+const TELL_AGAIN: u32 = 4;
+
+/// Address and name of a variable.
+pub(super) type Variable = (u64, Rc<str>);
+
+/// What is found out of a stack, of which nothing is kept but this.
+pub(super) struct Stack {
+    pub(super) unwound: Unwound,
+    /// One of [`fdtrace_common::witness::caller`], once somebody has asked.
+    pub(super) caller: Option<u32>,
+    /// The variable that keeps what a call from here returns, and whether it is known where that goes; once somebody has
+    /// asked.
+    pub(super) keeper: Option<(Option<Variable>, bool)>,
+}
+
+impl Stack {
+    pub(super) fn new(unwound: Unwound) -> Self {
+        Self { unwound, caller: None, keeper: None }
+    }
+
+    /// A function of another file calls the one that makes the system call: the C library does not make it for itself. Of a
+    /// static program both are part, and it is not known.
+    fn is_by_program(&self) -> bool {
+        let [innermost, next, ..] = &*self.unwound.frames else { return false };
+        let files = innermost.module.zip(next.module);
+        files.is_some_and(|(innermost, next)| innermost != next) && !next.by_frame_pointer
+    }
+}
+
+/// What the kernel side is to be told.
+pub(super) enum Change {
+    Add(StackKey, Box<KnownStack>),
+    Remove(StackKey),
+}
+
+struct Entry {
+    key: StackKey,
+    stack: Stack,
+    /// Tells its basis from those of others with the same key.
+    basis: u64,
+    /// Copies of it that came since the kernel side was told.
+    copies: u32,
+    /// It was met since room was last made.
+    used: bool,
+}
+
+#[derive(Default)]
+struct Process {
+    /// Its stacks, by ip and sp.
+    places: HashMap<(u64, u64), Vec<u64>>,
+    /// Pages of code that are in them.
+    code: BTreeSet<u64>,
+}
+
+#[derive(Default)]
+pub(super) struct Known {
+    stacks: HashMap<u64, Entry>,
+    processes: HashMap<u32, Process>,
+    /// The last number given.
+    last: u64,
+    /// Stacks that were met once, as hashes; and before them.
+    met: HashSet<u64>,
+    met_before: HashSet<u64>,
+    changes: Vec<Change>,
+    hasher: RandomState,
+    /// Stacks that came as a number, and as a copy.
+    pub(super) recognised: u64,
+    pub(super) copied: u64,
+}
+
+impl Known {
+    /// The stack that the kernel side has recognised.
+    pub(super) fn get(&mut self, tgid: u32, number: u64) -> Option<&mut Stack> {
+        let entry = self.stacks.get_mut(&number).filter(|entry| entry.key.tgid == tgid)?;
+        entry.used = true;
+        self.recognised += 1;
+        Some(&mut entry.stack)
+    }
+
+    /// A copy of a stack came and was unwound.
+    pub(super) fn met(&mut self, key: StackKey, basis: &Basis, unwound: &Unwound) {
+        self.copied += 1;
+        let is_too_much = basis.words.len() + usize::from(basis.bp.is_some()) > KNOWN_WORDS;
+        let is_odd = basis.words.iter().any(|(offset, _)| offset % 8 != 0);
+        if is_too_much || is_odd || span(basis) > KNOWN_SPAN {
+            return;
+        }
+        let hash = self.hasher.hash_one((key.ip, key.sp, key.tgid, key.execs, &basis.words, basis.bp));
+        if !self.met_before.contains(&hash) && self.met.insert(hash) {
+            if self.met.len() >= MET_MOST {
+                self.met_before = std::mem::take(&mut self.met);
+            }
+            return;
+        }
+        if self.stacks.len() >= MOST {
+            self.make_room();
+        }
+        let process = self.processes.entry(key.tgid).or_default();
+        let place = process.places.entry((key.ip, key.sp)).or_default();
+        for number in &*place {
+            if let Some(entry) = self.stacks.get_mut(number).filter(|entry| entry.basis == hash) {
+                // Copies that were under way when the kernel side was told; or it has forgotten.
+                entry.copies += 1;
+                if entry.copies >= TELL_AGAIN && entry.copies.is_power_of_two() {
+                    self.changes.push(Change::Add(entry.key, Box::new(known(*number, basis, &entry.stack))));
+                }
+                return;
+            }
+        }
+        let Some(variant) = u32::try_from(place.len()).ok().filter(|&count| count < STACK_VARIANTS) else { return };
+        let key = StackKey { variant, ..key };
+        self.last += 1;
+        place.push(self.last);
+        process.code.extend(unwound.frames.iter().map(|frame| page(frame.lookup_address())));
+        let stack = Stack::new(unwound.clone());
+        self.changes.push(Change::Add(key, Box::new(known(self.last, basis, &stack))));
+        let entry = Entry { key, stack, basis: hash, copies: 0, used: true };
+        self.stacks.insert(self.last, entry);
+    }
+
+    /// Other code is in the memory of a process. Where it takes the place of code that is in stacks, these are not what they
+    /// were.
+    pub(super) fn mapped(&mut self, tgid: u32, start: u64, len: u64) {
+        let pages = page(start)..=page(start.saturating_add(len));
+        if self.processes.get(&tgid).is_some_and(|process| process.code.range(pages).next().is_some()) {
+            self.forget(tgid);
+        }
+    }
+
+    /// A process runs another program, or has ended.
+    pub(super) fn forget(&mut self, tgid: u32) {
+        self.retain(tgid, |_| false);
+    }
+
+    /// What the kernel side has to be told since this was last asked.
+    pub(super) fn changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Forgets what was not met lately; and if that is not half of it, all.
+    fn make_room(&mut self) {
+        let used = self.stacks.values().filter(|entry| entry.used).count();
+        let keep = used <= MOST / 2;
+        for tgid in self.processes.keys().copied().collect::<Vec<_>>() {
+            self.retain(tgid, |entry| keep && entry.used);
+        }
+        for entry in self.stacks.values_mut() {
+            entry.used = false;
+        }
+    }
+
+    /// Keeps the places of a process with a stack of which `keep` says so: the kernel side asks for the first one of a place
+    /// first, and for no second one without it.
+    fn retain(&mut self, tgid: u32, keep: impl Fn(&Entry) -> bool) {
+        let Some(process) = self.processes.get_mut(&tgid) else { return };
+        let Self { stacks, changes, .. } = self;
+        process.places.retain(|_, numbers| {
+            if numbers.iter().any(|number| stacks.get(number).is_some_and(&keep)) {
+                return true;
+            }
+            let gone = numbers.iter().filter_map(|number| stacks.remove(number));
+            changes.extend(gone.map(|entry| Change::Remove(entry.key)));
+            false
+        });
+        if process.places.is_empty() {
+            self.processes.remove(&tgid);
+        }
+    }
+}
+
+const fn page(address: u64) -> u64 {
+    address >> 12
+}
+
+/// Where the last word ends.
+fn span(basis: &Basis) -> u32 {
+    basis.words.iter().map(|(offset, _)| offset.saturating_add(8)).max().unwrap_or(0)
+}
+
+/// How the kernel side recognises a stack.
+fn known(number: u64, basis: &Basis, stack: &Stack) -> KnownStack {
+    let by_program = u32::from(stack.is_by_program());
+    let mut known = KnownStack { number, by_program, span: span(basis), ..KnownStack::default() };
+    let bp = basis.bp.map(|bp| (KnownStack::BP, bp));
+    let rooms = known.words.iter_mut().zip(&mut known.offsets);
+    for ((offset, word), (word_room, offset_room)) in bp.into_iter().chain(basis.words.iter().copied()).zip(rooms) {
+        (*word_room, *offset_room) = (word, offset);
+        known.count += 1;
+    }
+    known
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::who::native::{AddressSpace, End, Frame};
+
+    const CODE: u64 = 0x40_1000;
+
+    fn at(tgid: u32, sp: u64) -> StackKey {
+        StackKey { ip: CODE, sp, tgid, execs: 1, ..StackKey::default() }
+    }
+
+    fn unwound() -> Unwound {
+        let frame = Frame { address: CODE + 8, module: None, is_return_address: true, by_frame_pointer: false };
+        Unwound { space: Rc::new(RefCell::new(AddressSpace::empty(1))), frames: [frame].into(), end: End::Complete }
+    }
+
+    /// Meets a stack with these words, and returns what the kernel side is told of: added variants and their numbers, and how
+    /// many are removed.
+    fn meet(known: &mut Known, key: StackKey, words: &[(u32, u64)]) -> (Vec<(u32, u64)>, usize) {
+        known.met(key, &Basis { words: words.to_vec(), bp: None }, &unwound());
+        told(known)
+    }
+
+    fn told(known: &mut Known) -> (Vec<(u32, u64)>, usize) {
+        let changes = known.changes();
+        let added = changes.iter().filter_map(|change| match change {
+            Change::Add(key, stack) => Some((key.variant, stack.number)),
+            Change::Remove(_) => None,
+        });
+        let added: Vec<_> = added.collect();
+        let removed = changes.len() - added.len();
+        (added, removed)
+    }
+
+    #[test]
+    fn the_second_time() {
+        let mut known = Known::default();
+        assert_eq!(meet(&mut known, at(7, 64), &[(8, 1)]), (vec![], 0));
+        assert_eq!(meet(&mut known, at(7, 64), &[(8, 2)]), (vec![], 0));
+        assert_eq!(meet(&mut known, at(7, 64), &[(8, 1)]), (vec![(0, 1)], 0));
+        assert_eq!(meet(&mut known, at(7, 64), &[(8, 2)]), (vec![(1, 2)], 0));
+        assert!(known.get(7, 1).is_some() && known.get(7, 2).is_some());
+        // Another process cannot have it, and nobody has what was not given.
+        assert!(known.get(8, 1).is_none() && known.get(7, 3).is_none());
+        // Those that were under way do not have it told each time.
+        let again: usize = (0..64).map(|_| meet(&mut known, at(7, 64), &[(8, 1)]).0.len()).sum();
+        assert_eq!(again, 5);
+    }
+
+    #[test]
+    fn no_more_than_the_kernel_side_asks_for() {
+        let mut known = Known::default();
+        let variants = (0..6).flat_map(|value| {
+            meet(&mut known, at(7, 64), &[(8, value)]);
+            meet(&mut known, at(7, 64), &[(8, value)]).0
+        });
+        assert_eq!(variants.map(|(variant, _)| variant).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        let long: Vec<(u32, u64)> = (0..=KNOWN_WORDS as u32).map(|word| (word * 8, 1)).collect();
+        for words in [&long[..], &[(KNOWN_SPAN, 1)], &[(12, 1)]] {
+            meet(&mut known, at(7, 128), words);
+            assert_eq!(meet(&mut known, at(7, 128), words), (vec![], 0), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_gone_stands_for_nothing() {
+        for (news, stays) in [
+            (Box::new(|known: &mut Known| known.mapped(7, CODE - 4096, 4097)) as Box<dyn Fn(&mut Known)>, false),
+            (Box::new(|known| known.mapped(7, CODE + 4096, 4096)), true),
+            (Box::new(|known| known.mapped(8, CODE, 4096)), true),
+            (Box::new(|known| known.forget(7)), false),
+            (Box::new(|known| known.forget(8)), true),
+        ] {
+            let mut known = Known::default();
+            meet(&mut known, at(7, 64), &[(8, 1)]);
+            meet(&mut known, at(7, 64), &[(8, 1)]);
+            news(&mut known);
+            assert_eq!(known.get(7, 1).is_some(), stays);
+            assert_eq!(told(&mut known), (vec![], usize::from(!stays)));
+        }
+    }
+
+    #[test]
+    fn room_is_made_by_forgetting_what_was_not_met() {
+        let mut known = Known::default();
+        let mut removed = 0;
+        for sp in 0..2 * MOST as u64 {
+            meet(&mut known, at(7, sp), &[(8, 1)]);
+            removed += meet(&mut known, at(7, sp), &[(8, 1)]).1;
+            // The first one is in use all the time.
+            assert!(known.get(7, 1).is_some() || removed > 0);
+            assert!(known.stacks.len() <= MOST);
+        }
+        assert!(removed >= MOST);
+        assert_eq!(known.stacks.len(), known.processes[&7].places.len());
+    }
+
+    #[test]
+    fn the_words_and_the_frame_pointer_are_told() {
+        let basis = Basis { words: vec![(24, 5), (8, 6)], bp: Some(7) };
+        let known = known(9, &basis, &Stack::new(unwound()));
+        assert_eq!((known.number, known.count, known.span), (9, 3, 32));
+        assert_eq!(
+            (known.offsets[..3].to_vec(), known.words[..3].to_vec()),
+            (vec![KnownStack::BP, 24, 8], vec![7, 5, 6])
+        );
+    }
+}
