@@ -18,13 +18,16 @@ pub struct Number {
     watched: u8,
     /// The same, as long as others have the file as well. For good.
     watched_if_shared: u8,
-    /// Who holds the number (below [`NUMBERS_EACH`]) is known or was searched for in vain: the high bits say whose it is,
-    /// the low ones how often that is believed before the map is asked again, which forgets what was not asked for long.
-    settled: u16,
+    /// What is known of who holds the number (below [`NUMBERS_EACH`]). The high bits say whose it is; the low ones
+    /// [`BEGUN`], or that he is known or was searched for in vain, and how often that is believed before the map is asked
+    /// again, which forgets what was not asked for long.
+    held: u16,
 }
 
 const TRUST_BITS: u32 = 7;
-const TRUST: u16 = (1 << TRUST_BITS) - 1;
+/// It was given out before our eyes, and nobody is known who may come to hold it: the map says nothing.
+const BEGUN: u16 = (1 << TRUST_BITS) - 1;
+const TRUST: u16 = BEGUN - 1;
 // Ids end at 4194304: <https://github.com/torvalds/linux/blob/v6.12/include/linux/threads.h#L34>.
 const _: () = assert!((1 << 22) / PROCESSES <= 1 << (16 - TRUST_BITS));
 
@@ -93,11 +96,11 @@ pub fn is_settled(tgid: u32, fd: u32) -> bool {
     // SAFETY: a live element of an array map. Who uses a number while another thread gives it away may bring back that it was
     // settled, until that has been believed often enough.
     unsafe {
-        let settled = (*number).settled;
-        if fd as usize >= NUMBERS_EACH || settled >> TRUST_BITS != whose(tgid) || settled & TRUST == 0 {
+        let held = (*number).held;
+        if fd as usize >= NUMBERS_EACH || held >> TRUST_BITS != whose(tgid) || matches!(held & BEGUN, 0 | BEGUN) {
             return false;
         }
-        (*number).settled = settled - 1;
+        (*number).held = held - 1;
         true
     }
 }
@@ -109,18 +112,39 @@ pub fn settle(tgid: u32, fd: u32) {
         && (fd as usize) < NUMBERS_EACH
     {
         // SAFETY: a live element of an array map.
-        unsafe { (*number).settled = whose(tgid) << TRUST_BITS | TRUST };
+        unsafe { (*number).held = whose(tgid) << TRUST_BITS | TRUST };
     }
 }
 
-/// Not any more.
+/// A number was given out, and nobody is known who may come to hold it. `false`: there is no place to say so.
+#[inline(always)]
+pub fn begins(tgid: u32, fd: u32) -> bool {
+    let Some(number) = element(tgid, fd) else { return false };
+    if fd as usize >= NUMBERS_EACH {
+        return false;
+    }
+    // SAFETY: a live element of an array map.
+    unsafe { (*number).held = whose(tgid) << TRUST_BITS | BEGUN };
+    true
+}
+
+/// Is it still so?
+#[inline(always)]
+pub fn has_begun(tgid: u32, fd: u32) -> bool {
+    let Some(number) = element(tgid, fd) else { return false };
+    // SAFETY: a live element of an array map.
+    let held = unsafe { (*number).held };
+    (fd as usize) < NUMBERS_EACH && held == whose(tgid) << TRUST_BITS | BEGUN
+}
+
+/// Neither is.
 #[inline(always)]
 pub fn unsettle(tgid: u32, fd: u32) {
     if let Some(number) = element(tgid, fd) {
         // SAFETY: as above. One that is above is another's business, and costs him a look-up.
         unsafe {
-            if (*number).settled != 0 {
-                (*number).settled = 0;
+            if (*number).held != 0 {
+                (*number).held = 0;
             }
         }
     }
@@ -132,7 +156,7 @@ pub fn unsettle_all(tgid: u32) {
     let Some(numbers) = NUMBERS.get_ptr_mut(tgid % PROCESSES) else { return };
     // SAFETY: a live element of an array map.
     for number in unsafe { &mut *numbers } {
-        number.settled = 0;
+        number.held = 0;
     }
 }
 

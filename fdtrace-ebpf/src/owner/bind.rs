@@ -5,7 +5,11 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::bpf_loop;
 use fdtrace_common::witness::{Bind, CLOSEFD, Candidate, ClassKey, Holder, kind, owns};
 
-use super::{candidate, holders::slot_key, recognise};
+use super::{
+    candidate,
+    holders::{hold, slot_key},
+    recognise,
+};
 use crate::{
     emit::{self, Subject},
     kernel::Files,
@@ -102,7 +106,7 @@ pub(super) unsafe fn bind_one(walk: *mut Walk, candidate: *const Candidate, fd: 
         if told {
             let _ = HELD.insert(&key, &fd, 0);
             let holder = Holder { object, class, owns: owned, begun: 1, ..Holder::NOBODY };
-            let _ = HOLDERS.insert(&slot_key((*walk).tgid, (*walk).execs, fd), &holder, 0);
+            hold(&slot_key((*walk).tgid, (*walk).execs, fd), &holder);
         }
     }
 }

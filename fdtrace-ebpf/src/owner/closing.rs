@@ -42,7 +42,10 @@ pub(super) unsafe fn recall(walk: *mut Walk) -> bool {
     unsafe {
         let key = wanted_slot(walk);
         nobody(&raw mut (*walk).known);
-        if let Some(holder) = HOLDERS.get(&key) {
+        if gate::has_begun((*walk).tgid, (*walk).wanted_fd) {
+            (*walk).known.begun = 1;
+            gate::unsettle((*walk).tgid, (*walk).wanted_fd);
+        } else if let Some(holder) = HOLDERS.get(&key) {
             keep(&raw mut (*walk).known, holder);
             let _ = HOLDERS.remove(&key);
             gate::unsettle((*walk).tgid, (*walk).wanted_fd);

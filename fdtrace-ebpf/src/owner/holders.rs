@@ -1,4 +1,5 @@
-//! What is known of who holds a number, in the `HOLDERS` map: from when it is given out to when it is closed.
+//! What is known of who holds a number, in the `HOLDERS` map: from when it is given out to when it is closed. Most numbers
+//! are nobody's whom we know, from the first to the last: for them it is enough that the gate says so.
 
 use core::ffi::c_void;
 
@@ -44,6 +45,14 @@ pub(super) unsafe fn wanted_slot(walk: *const Walk) -> SlotKey {
     unsafe { slot_key((*walk).tgid, (*walk).execs, (*walk).wanted_fd) }
 }
 
+/// From now on this is known of a number.
+#[inline(always)]
+pub(super) fn hold(key: &SlotKey, holder: *const Holder) {
+    // SAFETY: a valid holder. If there is no room, the longest unused goes.
+    let _ = HOLDERS.insert(key, unsafe { &*holder }, 0);
+    gate::unsettle(key.tgid, key.fd);
+}
+
 /// Is it worth searching for who holds this number? `always`: even if somebody is known to.
 ///
 /// Of numbers that were given out before our eyes a stream is met when the C library makes a call for it, and not before.
@@ -53,7 +62,13 @@ pub(super) unsafe fn wanted_slot(walk: *const Walk) -> SlotKey {
 #[inline(always)]
 pub unsafe fn wanted(walk: *mut Walk, fd: u32, always: bool) -> bool {
     // SAFETY: by the caller's promise.
-    let key = unsafe { slot_key((*walk).tgid, (*walk).execs, fd) };
+    let (tgid, key) = unsafe { ((*walk).tgid, slot_key((*walk).tgid, (*walk).execs, fd)) };
+    if gate::has_begun(tgid, fd) {
+        hold(&key, &Holder { searches: 1, begun: 1, ..Holder::NOBODY });
+        // SAFETY: by the caller's promise.
+        unsafe { (*walk).library_only = (*walk).has_python ^ 1 };
+        return true;
+    }
     match HOLDERS.get_ptr_mut(&key) {
         None => {
             let first = Holder { searches: 1, ..Holder::NOBODY };
@@ -75,6 +90,9 @@ pub fn is_settled(tgid: u32, fd: u32) -> bool {
     if gate::is_settled(tgid, fd) {
         return true;
     }
+    if gate::has_begun(tgid, fd) {
+        return false;
+    }
     let Some(task) = filter::current() else { return true };
     let Some(known) = HOLDERS.get_ptr(&slot_key(tgid, task.execs, fd)) else { return false };
     // SAFETY: a live element of a hash map.
@@ -94,9 +112,12 @@ pub unsafe fn begun(walk: *mut Walk) {
     // SAFETY: by the caller's promise.
     unsafe {
         maybes(walk);
+        if (*walk).known.maybe[0] == 0 && gate::begins((*walk).tgid, (*walk).wanted_fd) {
+            let _ = HOLDERS.remove(&wanted_slot(walk));
+            return;
+        }
         (*walk).known.begun = 1;
-        let _ = HOLDERS.insert(&wanted_slot(walk), &(*walk).known, 0);
-        gate::unsettle((*walk).tgid, (*walk).wanted_fd);
+        hold(&wanted_slot(walk), &raw const (*walk).known);
     }
 }
 
@@ -108,7 +129,9 @@ pub unsafe fn begun(walk: *mut Walk) {
 pub unsafe fn asked(walk: *const Walk, fd: u32) {
     // SAFETY: by the caller's promise; a live element of a hash map.
     unsafe {
-        if let Some(known) = HOLDERS.get_ptr_mut(&slot_key((*walk).tgid, (*walk).execs, fd)) {
+        if gate::has_begun((*walk).tgid, fd) {
+            gate::unsettle((*walk).tgid, fd);
+        } else if let Some(known) = HOLDERS.get_ptr_mut(&slot_key((*walk).tgid, (*walk).execs, fd)) {
             (*known).begun = 0;
         }
     }
