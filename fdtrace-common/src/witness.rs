@@ -152,7 +152,7 @@ pub struct Stack {
     pub bp: u64,
     /// With [`note::SITE`] the first is a number for the native frames behind the call: equal for calls that come the same
     /// way through the same program. With [`note::VARIABLE`] the second is an address. Before user space has looked at it
-    /// the first is that of [`note::KNOWN`], and the second how many programs the process has run.
+    /// the first is that of [`note::KNOWN`], and the second [`crate::wire::TracedProcess::layout`].
     pub left: [u64; 5],
     /// Address of the running asyncio task; 0: none, or not known.
     pub task: u64,
@@ -308,9 +308,8 @@ pub const KNOWN_STACKS: u32 = 4096;
 pub struct StackKey {
     pub ip: u64,
     pub sp: u64,
-    pub tgid: u32,
-    /// How many programs the process has run.
-    pub execs: u32,
+    /// See [`crate::wire::TracedProcess::layout`]: processes that have the same have their stacks in common.
+    pub layout: u64,
     /// Counts those that agree in all of the above.
     pub variant: u32,
     pub reserved: u32,

@@ -4,13 +4,27 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_loop;
-use fdtrace_common::witness::{FRAMES_MAX, KNOWN_SPAN, KNOWN_WORDS, KnownStack, PyFrame, STACK_VARIANTS, StackKey};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_loop};
+use fdtrace_common::{
+    wire::TracedProcess,
+    witness::{FRAMES_MAX, KNOWN_SPAN, KNOWN_WORDS, KnownStack, PyFrame, STACK_VARIANTS, StackKey},
+};
 
 use crate::{
+    emit, filter,
     maps::{KNOWN, STACK_ROOM, WALK},
     walk::{Walk, copy},
 };
+
+/// A process has other code in its memory, or has it elsewhere: its stacks are not those that were known.
+///
+/// # Safety
+/// `process` is valid.
+#[inline(always)]
+pub unsafe fn changes(process: *mut TracedProcess) {
+    // SAFETY: by the caller's promise. The helper asks for nothing.
+    unsafe { (*process).layout = TracedProcess::made(emit::now(), bpf_get_smp_processor_id()) };
+}
 
 /// Finds out whether the stack that the call is made from is known: [`Walk::recognised`]. The front of the stack may have
 /// been copied afterwards.
@@ -18,9 +32,13 @@ use crate::{
 /// # Safety
 /// `walk` is this processor's, the registers were taken, and it is known how much is wanted and where it goes.
 #[inline(always)]
-pub unsafe fn recognise(_walk: *mut Walk) {
-    // SAFETY: by the caller's promise.
-    unsafe { bpf_loop(STACK_VARIANTS, variant_step as *mut c_void, core::ptr::null_mut(), 0) };
+pub unsafe fn recognise(walk: *mut Walk) {
+    // SAFETY: by the caller's promise; a live element of a hash map.
+    unsafe {
+        let Some(process) = filter::process((*walk).tgid) else { return };
+        (*walk).layout = (*process).layout;
+        bpf_loop(STACK_VARIANTS, variant_step as *mut c_void, core::ptr::null_mut(), 0);
+    }
 }
 
 /// Compares with the next of those that have the same instruction and stack pointers.
@@ -30,7 +48,7 @@ unsafe extern "C" fn variant_step(variant: u32, _context: *mut c_void) -> i64 {
     // SAFETY: this processor's rooms, and an element of a hash map; the bounds of what is copied and read are checked.
     unsafe {
         let (ip, sp) = ((*walk).ip, (*walk).sp);
-        let key = StackKey { ip, sp, tgid: (*walk).tgid, execs: (*walk).execs, variant, reserved: 0 };
+        let key = StackKey { ip, sp, layout: (*walk).layout, variant, reserved: 0 };
         let Some(known) = KNOWN.get_ptr(&key) else { return 1 };
         let number = (&raw const (*known).number).read_volatile();
         let tail = (&raw const (*walk).tail).read_volatile() as usize;

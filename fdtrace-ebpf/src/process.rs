@@ -51,7 +51,8 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
     }
     if child_tgid != tgid {
         // SAFETY: as above.
-        stack::forked(tgid, child_tgid, unsafe { (*process).execs });
+        let (execs, layout) = unsafe { ((*process).execs, (*process).layout) };
+        stack::forked(tgid, child_tgid, execs, layout);
         gate::inherits_watches(tgid, child_tgid);
         // What the one adds to a shared list, the other is told of.
         waits::look(tgid);

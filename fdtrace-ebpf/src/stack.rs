@@ -296,7 +296,7 @@ unsafe fn begin(walk: *const Walk, nr: u64, call_time: u64) {
         (*stack).sp = (*walk).sp;
         (*stack).bp = (*walk).words[0];
         (*stack).left[0] = 0;
-        (*stack).left[1] = u64::from((*walk).execs);
+        (*stack).left[1] = 0;
         (*stack).task = 0;
         (*stack).task_name_len = 0;
         (*stack).task_name_width = 1;
@@ -338,6 +338,7 @@ unsafe fn finish(walk: *mut Walk) {
         let frames = frames(walk);
         let tail = frames as usize * size_of::<PyFrame>();
         if (*walk).stack_want > 0 {
+            (*stack).left[1] = (*walk).layout;
             let number = (*walk).recognised;
             if number != 0 {
                 (*stack).left[0] = number;
@@ -429,6 +430,7 @@ pub fn executed(process: *mut TracedProcess, tgid: u32, bprm: *const c_void) {
     // SAFETY: a live element of a hash map; `bprm` is typed by the tracepoint.
     unsafe {
         (*process).execs = (*process).execs.wrapping_add(1);
+        known::changes(process);
         gate::loses(tgid);
         let _ = PYTHON.remove(&tgid);
         let file: u64 = member(bprm, offset!(bprm_file));
@@ -490,6 +492,9 @@ unsafe fn library(task: &Task, regs: *const c_void, at: u64) {
         if syscalls::arg(regs, 2) & PROT_EXEC == 0 {
             return;
         }
+        if let Some(process) = filter::process(task.tgid) {
+            known::changes(process);
+        }
         let files = Files::of_current();
         let file = files.file(syscalls::arg(regs, 4));
         if stack_bytes(false) != 0 {
@@ -548,12 +553,15 @@ unsafe fn install(tgid: u32, execs: u32, image: *const PyImage, bias: u64) {
 }
 
 /// A child that is a process of its own has its parent's interpreter, at the same addresses. It has run as many
-/// programs as its parent, for what that is compared with.
+/// programs as its parent, for what that is compared with, and has its code where that has it.
 #[inline(always)]
-pub fn forked(tgid: u32, child: u32, execs: u32) {
+pub fn forked(tgid: u32, child: u32, execs: u32, layout: u64) {
     if let Some(process) = filter::process(child) {
         // SAFETY: a live element of a hash map; the child has not run yet.
-        unsafe { (*process).execs = execs };
+        unsafe {
+            (*process).execs = execs;
+            (*process).layout = layout;
+        }
     }
     if let Some(known) = PYTHON.get_ptr(&tgid) {
         gate::mark(child, gate::PYTHON, true);

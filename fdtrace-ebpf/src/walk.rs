@@ -107,6 +107,8 @@ pub struct Walk {
     pub is_closedir: u32,
     /// Nonzero: the stack is known, and no function of the C library makes the call for itself.
     pub by_program: u32,
+    /// Of the process: see `fdtrace_common::wire::TracedProcess::layout`.
+    pub layout: u64,
     /// Where the call is.
     pub ip: u64,
     /// The number of the known stack that it is made from; 0: none.

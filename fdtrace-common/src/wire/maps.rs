@@ -28,6 +28,8 @@ pub struct TracedProcess {
     pub uses_left: u32,
     /// The number whose use was told last, and how often in a row, in the lower half.
     pub run: u32,
+    /// A number for what code it has where: the same in children that have mapped none since they were forked.
+    pub layout: u64,
 }
 
 impl TracedProcess {
@@ -38,6 +40,17 @@ impl TracedProcess {
     /// Uses that are told of a new program, and of one number in a row.
     pub const USES: u32 = 32;
     pub const RUN: u32 = 4;
+
+    /// The layout of a process that is traced from now on.
+    pub const fn found(tgid: u32) -> u64 {
+        tgid as u64
+    }
+
+    /// One that is new now, nanoseconds of `CLOCK_BOOTTIME`, on a processor. With more than 512 processors two may be the
+    /// same.
+    pub const fn made(now: u64, processor: u32) -> u64 {
+        now << 9 | (processor & 0x1ff) as u64
+    }
 }
 
 /// The call that a thread is in.
@@ -174,7 +187,7 @@ pub mod shed {
 }
 
 plain! {
-    TracedProcess = 32,
+    TracedProcess = 40,
     Watch = 16,
     Inflight = 56,
     PerCpu = 72,

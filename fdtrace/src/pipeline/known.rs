@@ -4,7 +4,7 @@
 //! A number whose stack is forgotten stands for nothing: such a call has no native frames, rather than a stranger's.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     hash::{BuildHasher as _, RandomState},
     rc::Rc,
 };
@@ -64,18 +64,16 @@ struct Entry {
     used: bool,
 }
 
-#[derive(Default)]
-struct Process {
-    /// Its stacks, by ip and sp.
-    places: HashMap<(u64, u64), Vec<u64>>,
-    /// Pages of code that are in them.
-    code: BTreeSet<u64>,
-}
+/// Stacks by ip and sp.
+type Places = HashMap<(u64, u64), Vec<u64>>;
 
 #[derive(Default)]
 pub(super) struct Known {
     stacks: HashMap<u64, Entry>,
-    processes: HashMap<u32, Process>,
+    /// Those of each layout: see [`fdtrace_common::wire::TracedProcess::layout`].
+    places: HashMap<u64, Places>,
+    /// The layout of each process, as it was last told.
+    layouts: HashMap<u32, u64>,
     /// The last number given.
     last: u64,
     /// Stacks that were met once, as hashes; and before them.
@@ -90,22 +88,30 @@ pub(super) struct Known {
 
 impl Known {
     /// The stack that the kernel side has recognised.
-    pub(super) fn get(&mut self, tgid: u32, number: u64) -> Option<&mut Stack> {
-        let entry = self.stacks.get_mut(&number).filter(|entry| entry.key.tgid == tgid)?;
+    pub(super) fn get(&mut self, layout: u64, number: u64) -> Option<&mut Stack> {
+        let entry = self.stacks.get_mut(&number).filter(|entry| entry.key.layout == layout)?;
         entry.used = true;
         self.recognised += 1;
         Some(&mut entry.stack)
     }
 
-    /// A copy of a stack came and was unwound.
-    pub(super) fn met(&mut self, key: StackKey, basis: &Basis, unwound: &Unwound) {
+    /// A copy of a stack came from a process and was unwound.
+    pub(super) fn met(&mut self, tgid: u32, key: StackKey, basis: &Basis, unwound: &Unwound) {
         self.copied += 1;
+        if self.layouts.get(&tgid) != Some(&key.layout) {
+            self.ended(tgid);
+            self.layouts.insert(tgid, key.layout);
+        }
+        // What a JIT compiler has made is other code a moment later, and nobody tells.
+        if unwound.frames.iter().any(|frame| frame.module.is_none()) {
+            return;
+        }
         let is_too_much = basis.words.len() + usize::from(basis.bp.is_some()) > KNOWN_WORDS;
         let is_odd = basis.words.iter().any(|(offset, _)| offset % 8 != 0);
         if is_too_much || is_odd || span(basis) > KNOWN_SPAN {
             return;
         }
-        let hash = self.hasher.hash_one((key.ip, key.sp, key.tgid, key.execs, &basis.words, basis.bp));
+        let hash = self.hasher.hash_one((key.ip, key.sp, key.layout, &basis.words, basis.bp));
         if !self.met_before.contains(&hash) && self.met.insert(hash) {
             if self.met.len() >= MET_MOST {
                 self.met_before = std::mem::take(&mut self.met);
@@ -115,8 +121,7 @@ impl Known {
         if self.stacks.len() >= MOST {
             self.make_room();
         }
-        let process = self.processes.entry(key.tgid).or_default();
-        let place = process.places.entry((key.ip, key.sp)).or_default();
+        let place = self.places.entry(key.layout).or_default().entry((key.ip, key.sp)).or_default();
         for number in &*place {
             if let Some(entry) = self.stacks.get_mut(number).filter(|entry| entry.basis == hash) {
                 // Copies that were under way when the kernel side was told; or it has forgotten.
@@ -131,25 +136,25 @@ impl Known {
         let key = StackKey { variant, ..key };
         self.last += 1;
         place.push(self.last);
-        process.code.extend(unwound.frames.iter().map(|frame| page(frame.lookup_address())));
         let stack = Stack::new(unwound.clone());
         self.changes.push(Change::Add(key, Box::new(known(self.last, basis, &stack))));
         let entry = Entry { key, stack, basis: hash, copies: 0, used: true };
         self.stacks.insert(self.last, entry);
     }
 
-    /// Other code is in the memory of a process. Where it takes the place of code that is in stacks, these are not what they
-    /// were.
-    pub(super) fn mapped(&mut self, tgid: u32, start: u64, len: u64) {
-        let pages = page(start)..=page(start.saturating_add(len));
-        if self.processes.get(&tgid).is_some_and(|process| process.code.range(pages).next().is_some()) {
-            self.forget(tgid);
+    /// A process has a copy.
+    pub(super) fn forked(&mut self, parent: u32, child: u32) {
+        if let Some(layout) = self.layouts.get(&parent).copied() {
+            self.layouts.insert(child, layout);
         }
     }
 
-    /// A process runs another program, or has ended.
-    pub(super) fn forget(&mut self, tgid: u32) {
-        self.retain(tgid, |_| false);
+    /// A process has no longer the layout that it had, or has ended: the stacks are of no use if it was the last that had it.
+    pub(super) fn ended(&mut self, tgid: u32) {
+        let Some(layout) = self.layouts.remove(&tgid) else { return };
+        if self.places.contains_key(&layout) && !self.layouts.values().any(|other| *other == layout) {
+            self.retain(layout, |_| false);
+        }
     }
 
     /// What the kernel side has to be told since this was last asked.
@@ -161,20 +166,20 @@ impl Known {
     fn make_room(&mut self) {
         let used = self.stacks.values().filter(|entry| entry.used).count();
         let keep = used <= MOST / 2;
-        for tgid in self.processes.keys().copied().collect::<Vec<_>>() {
-            self.retain(tgid, |entry| keep && entry.used);
+        for layout in self.places.keys().copied().collect::<Vec<_>>() {
+            self.retain(layout, |entry| keep && entry.used);
         }
         for entry in self.stacks.values_mut() {
             entry.used = false;
         }
     }
 
-    /// Keeps the places of a process with a stack of which `keep` says so: the kernel side asks for the first one of a place
+    /// Keeps the places of a layout with a stack of which `keep` says so: the kernel side asks for the first one of a place
     /// first, and for no second one without it.
-    fn retain(&mut self, tgid: u32, keep: impl Fn(&Entry) -> bool) {
-        let Some(process) = self.processes.get_mut(&tgid) else { return };
-        let Self { stacks, changes, .. } = self;
-        process.places.retain(|_, numbers| {
+    fn retain(&mut self, layout: u64, keep: impl Fn(&Entry) -> bool) {
+        let Self { stacks, changes, places, .. } = self;
+        let Some(there) = places.get_mut(&layout) else { return };
+        there.retain(|_, numbers| {
             if numbers.iter().any(|number| stacks.get(number).is_some_and(&keep)) {
                 return true;
             }
@@ -182,14 +187,10 @@ impl Known {
             changes.extend(gone.map(|entry| Change::Remove(entry.key)));
             false
         });
-        if process.places.is_empty() {
-            self.processes.remove(&tgid);
+        if there.is_empty() {
+            places.remove(&layout);
         }
     }
-}
-
-const fn page(address: u64) -> u64 {
-    address >> 12
 }
 
 /// Where the last word ends.
@@ -219,19 +220,21 @@ mod tests {
 
     const CODE: u64 = 0x40_1000;
 
-    fn at(tgid: u32, sp: u64) -> StackKey {
-        StackKey { ip: CODE, sp, tgid, execs: 1, ..StackKey::default() }
+    const LAYOUT: u64 = 3;
+
+    fn at(sp: u64) -> StackKey {
+        StackKey { ip: CODE, sp, layout: LAYOUT, ..StackKey::default() }
     }
 
-    fn unwound() -> Unwound {
-        let frame = Frame { address: CODE + 8, module: None, is_return_address: true, by_frame_pointer: false };
+    fn unwound(module: Option<u32>) -> Unwound {
+        let frame = Frame { address: CODE + 8, module, is_return_address: true, by_frame_pointer: false };
         Unwound { space: Rc::new(RefCell::new(AddressSpace::empty(1))), frames: [frame].into(), end: End::Complete }
     }
 
     /// Meets a stack with these words, and returns what the kernel side is told of: added variants and their numbers, and how
     /// many are removed.
     fn meet(known: &mut Known, key: StackKey, words: &[(u32, u64)]) -> (Vec<(u32, u64)>, usize) {
-        known.met(key, &Basis { words: words.to_vec(), bp: None }, &unwound());
+        known.met(7, key, &Basis { words: words.to_vec(), bp: None }, &unwound(Some(0)));
         told(known)
     }
 
@@ -249,15 +252,15 @@ mod tests {
     #[test]
     fn the_second_time() {
         let mut known = Known::default();
-        assert_eq!(meet(&mut known, at(7, 64), &[(8, 1)]), (vec![], 0));
-        assert_eq!(meet(&mut known, at(7, 64), &[(8, 2)]), (vec![], 0));
-        assert_eq!(meet(&mut known, at(7, 64), &[(8, 1)]), (vec![(0, 1)], 0));
-        assert_eq!(meet(&mut known, at(7, 64), &[(8, 2)]), (vec![(1, 2)], 0));
-        assert!(known.get(7, 1).is_some() && known.get(7, 2).is_some());
-        // Another process cannot have it, and nobody has what was not given.
-        assert!(known.get(8, 1).is_none() && known.get(7, 3).is_none());
+        assert_eq!(meet(&mut known, at(64), &[(8, 1)]), (vec![], 0));
+        assert_eq!(meet(&mut known, at(64), &[(8, 2)]), (vec![], 0));
+        assert_eq!(meet(&mut known, at(64), &[(8, 1)]), (vec![(0, 1)], 0));
+        assert_eq!(meet(&mut known, at(64), &[(8, 2)]), (vec![(1, 2)], 0));
+        assert!(known.get(LAYOUT, 1).is_some() && known.get(LAYOUT, 2).is_some());
+        // No other layout has it, and nobody has what was not given.
+        assert!(known.get(4, 1).is_none() && known.get(LAYOUT, 3).is_none());
         // Those that were under way do not have it told each time.
-        let again: usize = (0..64).map(|_| meet(&mut known, at(7, 64), &[(8, 1)]).0.len()).sum();
+        let again: usize = (0..64).map(|_| meet(&mut known, at(64), &[(8, 1)]).0.len()).sum();
         assert_eq!(again, 5);
     }
 
@@ -265,31 +268,54 @@ mod tests {
     fn no_more_than_the_kernel_side_asks_for() {
         let mut known = Known::default();
         let variants = (0..6).flat_map(|value| {
-            meet(&mut known, at(7, 64), &[(8, value)]);
-            meet(&mut known, at(7, 64), &[(8, value)]).0
+            meet(&mut known, at(64), &[(8, value)]);
+            meet(&mut known, at(64), &[(8, value)]).0
         });
         assert_eq!(variants.map(|(variant, _)| variant).collect::<Vec<_>>(), [0, 1, 2, 3]);
         let long: Vec<(u32, u64)> = (0..=KNOWN_WORDS as u32).map(|word| (word * 8, 1)).collect();
         for words in [&long[..], &[(KNOWN_SPAN, 1)], &[(12, 1)]] {
-            meet(&mut known, at(7, 128), words);
-            assert_eq!(meet(&mut known, at(7, 128), words), (vec![], 0), "{words:?}");
+            meet(&mut known, at(128), words);
+            assert_eq!(meet(&mut known, at(128), words), (vec![], 0), "{words:?}");
         }
+    }
+
+    #[test]
+    fn code_that_is_in_no_file() {
+        let mut known = Known::default();
+        for _ in 0..3 {
+            known.met(7, at(64), &Basis { words: vec![(8, 1)], bp: None }, &unwound(None));
+        }
+        assert_eq!(told(&mut known), (vec![], 0));
+    }
+
+    #[test]
+    fn another_layout() {
+        let mut known = Known::default();
+        meet(&mut known, at(64), &[(8, 1)]);
+        meet(&mut known, at(64), &[(8, 1)]);
+        known.forked(7, 8);
+        let other = StackKey { layout: 4, ..at(64) };
+        assert_eq!(meet(&mut known, other, &[(8, 1)]), (vec![], 0));
+        assert_eq!(meet(&mut known, other, &[(8, 1)]), (vec![(0, 2)], 0));
+        // The copy still has the first one.
+        assert!(known.get(LAYOUT, 1).is_some() && known.get(4, 1).is_none());
+        known.ended(8);
+        assert_eq!(told(&mut known), (vec![], 1));
     }
 
     #[test]
     fn what_is_gone_stands_for_nothing() {
         for (news, stays) in [
-            (Box::new(|known: &mut Known| known.mapped(7, CODE - 4096, 4097)) as Box<dyn Fn(&mut Known)>, false),
-            (Box::new(|known| known.mapped(7, CODE + 4096, 4096)), true),
-            (Box::new(|known| known.mapped(8, CODE, 4096)), true),
-            (Box::new(|known| known.forget(7)), false),
-            (Box::new(|known| known.forget(8)), true),
+            (Box::new(|known: &mut Known| known.ended(7)) as Box<dyn Fn(&mut Known)>, false),
+            (Box::new(|known| known.ended(8)), true),
+            (Box::new(|known| (known.forked(7, 8), known.ended(7)).1), true),
+            (Box::new(|known| (known.forked(7, 8), known.ended(7), known.ended(8)).2), false),
         ] {
             let mut known = Known::default();
-            meet(&mut known, at(7, 64), &[(8, 1)]);
-            meet(&mut known, at(7, 64), &[(8, 1)]);
+            meet(&mut known, at(64), &[(8, 1)]);
+            meet(&mut known, at(64), &[(8, 1)]);
             news(&mut known);
-            assert_eq!(known.get(7, 1).is_some(), stays);
+            assert_eq!(known.get(LAYOUT, 1).is_some(), stays);
             assert_eq!(told(&mut known), (vec![], usize::from(!stays)));
         }
     }
@@ -299,20 +325,20 @@ mod tests {
         let mut known = Known::default();
         let mut removed = 0;
         for sp in 0..2 * MOST as u64 {
-            meet(&mut known, at(7, sp), &[(8, 1)]);
-            removed += meet(&mut known, at(7, sp), &[(8, 1)]).1;
+            meet(&mut known, at(sp), &[(8, 1)]);
+            removed += meet(&mut known, at(sp), &[(8, 1)]).1;
             // The first one is in use all the time.
-            assert!(known.get(7, 1).is_some() || removed > 0);
+            assert!(known.get(LAYOUT, 1).is_some() || removed > 0);
             assert!(known.stacks.len() <= MOST);
         }
         assert!(removed >= MOST);
-        assert_eq!(known.stacks.len(), known.processes[&7].places.len());
+        assert_eq!(known.stacks.len(), known.places[&LAYOUT].len());
     }
 
     #[test]
     fn the_words_and_the_frame_pointer_are_told() {
         let basis = Basis { words: vec![(24, 5), (8, 6)], bp: Some(7) };
-        let known = known(9, &basis, &Stack::new(unwound()));
+        let known = known(9, &basis, &Stack::new(unwound(None)));
         assert_eq!((known.number, known.count, known.span), (9, 3, 32));
         assert_eq!(
             (known.offsets[..3].to_vec(), known.words[..3].to_vec()),

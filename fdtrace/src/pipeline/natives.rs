@@ -23,7 +23,7 @@ use crate::{
     who::{
         native::{
             AddressSpace, End, Frame as Place, Lost, Module, NativeFrame, Object, Objects, Registers, Snapshot,
-            Symbols, Variables,
+            Stack as Walked, Symbols, Variables,
             stack::{base, is_libc, without_call_stub},
             variable::{self, Found, Kept},
         },
@@ -151,18 +151,13 @@ impl Natives {
                 None
             }
             witness::kind::MAPPED => {
-                let (mapped, _) = wire::read::<Mapped>(record)?;
-                self.known.mapped(header.tgid, mapped.start, mapped.len);
+                self.mapped(header.tgid, record);
                 None
             }
             kind::FORK => {
                 let (fork, _) = wire::read::<wire::Fork>(record)?;
-                // The child may be gone before it is looked at; it begins with what its parent has.
-                if fork.child_tgid != header.tgid
-                    && let Some(space) = self.spaces.get(&header.tgid)
-                {
-                    let space = Rc::clone(space);
-                    self.spaces.insert(fork.child_tgid, space);
+                if fork.child_tgid != header.tgid {
+                    self.forked(header.tgid, fork.child_tgid);
                 }
                 None
             }
@@ -170,11 +165,29 @@ impl Natives {
         }
     }
 
+    /// A child begins with what its parent has; it may be gone before it is looked at.
+    fn forked(&mut self, parent: u32, child: u32) {
+        self.known.forked(parent, child);
+        if let Some(space) = self.spaces.get(&parent) {
+            let space = Rc::clone(space);
+            self.spaces.insert(child, space);
+        }
+    }
+
+    /// What was read of a process is of no use any more when other code is in its place.
+    fn mapped(&mut self, tgid: u32, record: &[u8]) {
+        let Some((mapped, _)) = wire::read::<Mapped>(record) else { return };
+        let there = mapped.start..mapped.start.saturating_add(mapped.len);
+        if self.spaces.get(&tgid).is_some_and(|space| space.borrow().has_other(&there, mapped.inode)) {
+            self.spaces.remove(&tgid);
+        }
+    }
+
     fn forget(&mut self, tgid: u32) {
         self.spaces.remove(&tgid);
         self.unreadable.remove(&tgid);
         self.named.remove(&tgid);
-        self.known.forget(tgid);
+        self.known.ended(tgid);
     }
 
     /// How many stacks came as a number, and how many as a copy that could be unwound.
@@ -191,7 +204,7 @@ impl Natives {
         let (head, tail) = wire::read::<Stack>(record)?;
         let mut copied;
         let stack = if head.notes & note::KNOWN != 0 {
-            let known = self.known.get(header.tgid, head.left[0]);
+            let known = self.known.get(head.left[1], head.left[0]);
             if known.is_none() {
                 log::debug!("no native frames of process {}: its stack {} is forgotten", header.tgid, head.left[0]);
             }
@@ -227,32 +240,37 @@ impl Natives {
         if copy.is_empty() {
             return None;
         }
-        let space = self.space(tgid);
         let registers = Registers { ip: head.ip, sp: head.sp, bp: head.bp, lr: 0 };
         let snapshot = Snapshot { registers, stack: copy };
-        let stack = {
-            let mut space = space.borrow_mut();
-            // A space that came from the parent is refreshed with the parent's mappings, which is not better.
-            let stack = if space.pid() == tgid {
-                space.unwind_live(&snapshot, &mut self.objects)
-            } else {
-                space.unwind(&snapshot)
-            };
-            // The process may be gone by now. What it mapped has been told.
-            let told = self.loaded.of(tgid).filter(|_| stack.end == End::Lost(Lost::NotCode));
-            match told {
-                Some(told) if add(&mut space, told, &mut self.objects) => space.unwind(&snapshot),
-                _ => stack,
-            }
-        };
+        let nowhere = End::Lost(Lost::NotCode);
+        let (mut space, mut stack) = self.walk(tgid, &snapshot, false);
+        if stack.end == nowhere && space.borrow().pid() != tgid {
+            (space, stack) = self.walk(tgid, &snapshot, true);
+        }
+        // The process may be gone by now. What it mapped has been told.
+        if stack.end == nowhere
+            && let Some(told) = self.loaded.of(tgid)
+            && add(&mut space.borrow_mut(), told, &mut self.objects)
+        {
+            stack = space.borrow_mut().unwind(&snapshot);
+        }
         let unwound = Unwound { space, frames: stack.frames.into(), end: stack.end };
         // One that is lost may be found when more is known of the process.
         if !matches!(stack.end, End::Lost(_)) && head.notes & note::STACK_CUT == 0 {
-            let execs = u32::try_from(head.left[1]).ok()?;
-            let key = StackKey { ip: head.ip, sp: head.sp, tgid, execs, ..StackKey::default() };
-            self.known.met(key, &stack.basis, &unwound);
+            let key = StackKey { ip: head.ip, sp: head.sp, layout: head.left[1], ..StackKey::default() };
+            self.known.met(tgid, key, &stack.basis, &unwound);
         }
         Some(unwound)
+    }
+
+    fn walk(&mut self, tgid: u32, snapshot: &Snapshot<'_>, own: bool) -> (Rc<RefCell<AddressSpace>>, Walked) {
+        let space = self.space(tgid, own);
+        let stack = {
+            let mut space = space.borrow_mut();
+            // One that came from the parent would be refreshed with the parent's mappings, which is not better.
+            if space.pid() == tgid { space.unwind_live(snapshot, &mut self.objects) } else { space.unwind(snapshot) }
+        };
+        (space, stack)
     }
 
     fn definition(&mut self, header: &Header, address: u64, name: &str) -> Option<Box<TypeDef>> {
@@ -267,9 +285,11 @@ impl Natives {
         })
     }
 
-    fn space(&mut self, tgid: u32) -> Rc<RefCell<AddressSpace>> {
-        let known = self.spaces.get(&tgid).is_some_and(|space| space.borrow().pid() == tgid);
-        if !known && !self.unreadable.contains(&tgid) {
+    /// What is in the memory of a process; `own`: what its parent had is not enough. To read that of each child of a server
+    /// that forks for each connection costs more than all the rest.
+    fn space(&mut self, tgid: u32, own: bool) -> Rc<RefCell<AddressSpace>> {
+        let fits = self.spaces.get(&tgid).is_some_and(|space| space.borrow().is_of(tgid, own));
+        if !fits && !self.unreadable.contains(&tgid) {
             match AddressSpace::load(tgid, &mut self.objects) {
                 Ok(space) => {
                     self.spaces.insert(tgid, Rc::new(RefCell::new(space)));
@@ -358,7 +378,8 @@ fn add(space: &mut AddressSpace, told: &loaded::Process, objects: &mut Objects) 
     if let Some((start, program)) = &told.program {
         news |= space.add_program(*start, program, objects);
     }
-    for library in &told.libraries {
+    // What came last is in the place of what was there before.
+    for library in told.libraries.iter().rev() {
         news |= space.add(library, objects);
     }
     news

@@ -1,10 +1,14 @@
 //! Python stacks are what the program itself says they are, or shorter, or absent; never others.
 
-use std::{collections::HashMap, path::Path, process::Command};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::Value;
 
-use super::harness::{Scratch, known_pythons, record, trace};
+use super::harness::{Report, Scratch, known_pythons, record, trace};
 
 /// Frames that are shown of a stack. The task is found at its outer end, and goes with it.
 const FRAMES_MAX: usize = 64;
@@ -102,31 +106,111 @@ int main(void) {
 }
 "#;
 
+/// A C program, or a library; `None`: there is no compiler.
+fn compiled(scratch: &Scratch, name: &str, source: &str, flags: &[&str]) -> Option<PathBuf> {
+    let source = scratch.write(&format!("{name}.c"), source);
+    let program = scratch.path(name);
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O2", "-g", "-fomit-frame-pointer"]).args(flags).arg("-o").arg(&program).arg(&source);
+    let is_compiled = compiler.status().is_ok_and(|status| status.success());
+    if !is_compiled {
+        eprintln!("skipped: no C compiler");
+    }
+    is_compiled.then_some(program)
+}
+
+/// The functions of an act, innermost first.
+fn functions(act: &Value) -> Vec<String> {
+    act["native"].as_array().into_iter().flatten().filter_map(|frame| text(&frame["function"])).collect()
+}
+
+/// Which way `main` took.
+fn way(act: &Value) -> String {
+    let frames = functions(act);
+    let main = frames.iter().position(|name| name == "main").expect("main");
+    frames[main - 1].clone()
+}
+
+/// How many stacks were recognised.
+fn recognised(report: &Report) -> u64 {
+    let told = report.stderr.lines().find_map(|line| line.split_once("native stacks: ")).expect("counts").1;
+    told.split(' ').next().and_then(|count| count.parse().ok()).expect("a number")
+}
+
 #[test]
 #[ignore = "needs root and a kernel with BTF"]
 fn a_stack_that_was_met_before_is_no_other_one() {
     let scratch = Scratch::new();
-    let source = scratch.write("ways.c", WAYS);
-    let program = scratch.path("ways");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-O2", "-g", "-fomit-frame-pointer", "-o"]).arg(&program).arg(&source);
-    if !compiler.status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no C compiler");
-        return;
-    }
+    let Some(program) = compiled(&scratch, "ways", WAYS, &[]) else { return };
     let report = trace(&["-v", "--notes"], &[program.as_os_str()]);
-    let told = report.stderr.lines().find_map(|line| line.split_once("native stacks: ")).expect("counts");
-    let counts: Vec<u64> = told.1.split(' ').filter_map(|word| word.parse().ok()).collect();
     // 4,800 in all, of which the opens are recognised, and the closes of four ways.
-    assert!(counts[0] > 3000, "{}", told.1);
-    let way = |act: &Value| -> String {
-        let frames = act["native"].as_array().into_iter().flatten();
-        let frames: Vec<String> = frames.filter_map(|frame| text(&frame["function"])).collect();
-        let main = frames.iter().position(|name| name == "main").expect("main");
-        frames[main - 1].clone()
-    };
+    assert!(recognised(&report) > 3000, "{}", report.stderr);
     let told = report.findings("double-close").into_iter().map(|it| [way(&it["root_cause"]), way(&it["culprit"])]);
     let expected =
         [["north", "east"], ["east", "south"], ["south", "west"], ["west", "up"], ["up", "down"], ["down", "north"]];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+}
+
+/// Loads one library after the other, by default where the one before has been, and its children do so as well.
+const LOADER: &str = r#"
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static void *library;
+static int (*load(const char *path))(int) {
+    if (library) dlclose(library);
+    library = dlopen(path, RTLD_NOW);
+    return (int (*)(int))dlsym(library, "take");
+}
+int main(int argc, char **argv) {
+    int (*take)(int) = load(argv[1]);
+    void *first = (void *)take;
+    for (int round = 0; round < 200; round++) {
+        take(open("/dev/null", O_RDONLY));
+        if (round == 10) usleep(500000);
+    }
+    for (int child = 0; child < 4; child++) {
+        if (fork() == 0) {
+            for (int round = 0; round < 20; round++) take(open("/dev/null", O_RDONLY));
+            if (child > 0) take = load(argv[1 + child]);
+            if ((void *)take != first) fputs("elsewhere\n", stdout);
+            int fd = open("/dev/null", O_RDONLY);
+            take(fd);
+            take(fd);
+            usleep(300000);
+            return 0;
+        }
+        wait(NULL);
+    }
+    return 0;
+}
+"#;
+
+#[test]
+#[ignore = "needs root and a kernel with BTF"]
+fn a_child_has_its_parent_s_stacks_until_it_loads_other_code() {
+    let scratch = Scratch::new();
+    let Some(program) = compiled(&scratch, "loader", LOADER, &["-ldl"]) else { return };
+    let mut command = vec![program.into_os_string()];
+    for name in ["one", "two", "three", "four"] {
+        let source = format!(
+            "int close(int); static int __attribute__((noinline)) {name}(int fd) {{ volatile int kept = fd; int result = close(fd); return result + kept * 0; }}\n\
+             int take(int fd) {{ return {name}(fd) + 1; }}\n"
+        );
+        let Some(library) = compiled(&scratch, &format!("lib{name}.so"), &source, &["-shared", "-fPIC"]) else {
+            return;
+        };
+        command.push(library.into_os_string());
+    }
+    let report = trace(&["-v", "--notes"], &command);
+    assert!(!report.stdout.contains("elsewhere"), "the libraries do not take each other's place");
+    assert!(recognised(&report) > 380, "{}", report.stderr);
+    let told = report
+        .findings("double-close")
+        .into_iter()
+        .map(|it| [functions(&it["root_cause"]), functions(&it["culprit"])].map(|frames| frames.get(1).cloned()));
+    let expected = ["one", "two", "three", "four"].map(|name| [Some(name.to_owned()), Some(name.to_owned())]);
     assert_eq!(told.collect::<Vec<_>>(), expected);
 }

@@ -150,10 +150,11 @@ impl Live {
     /// Traces a process from now on. `wait_exec`: from its next exec on.
     pub fn adopt(&mut self, tgid: u32, wait_exec: bool) -> Result<()> {
         let flags = if wait_exec { traced::ON | traced::WAIT_EXEC } else { traced::ON };
+        let layout = TracedProcess::found(tgid);
         self.gate(tgid, gate::WAITS_LEFT, gate::WAITS)?;
         self.gate(tgid, gate::TRACED, 1)?;
         self.traced
-            .insert(tgid, Words::of(&TracedProcess { flags, ..TracedProcess::default() }), 0)
+            .insert(tgid, Words::of(&TracedProcess { flags, layout, ..TracedProcess::default() }), 0)
             .with_context(|| format!("cannot add process {tgid} to the set of traced processes"))?;
         self.queued.push(process::record(tgid));
         self.queued.extend(process::namespaced(tgid));

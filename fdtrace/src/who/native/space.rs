@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ struct Region {
     start: u64,
     end: u64,
     module: Option<u32>,
+    inode: u64,
 }
 
 /// What is known of a code address.
@@ -110,7 +112,7 @@ impl AddressSpace {
                 let same = |region: &&Region| (region.start, region.end) == (mapping.start, mapping.end);
                 self.regions.iter().find(same).and_then(|region| region.module)
             });
-            regions.push(Region { start: mapping.start, end: mapping.end, module });
+            regions.push(Region { start: mapping.start, end: mapping.end, module, inode: mapping.inode });
         }
         regions.sort_unstable_by_key(|region| region.start);
         if regions.iter().any(|region| region.module.is_none()) && self.perf_map.is_none() {
@@ -139,7 +141,8 @@ impl AddressSpace {
             }
         };
         self.regions.retain(|region| region.end <= mapping.start || region.start >= mapping.end);
-        self.regions.push(Region { start: mapping.start, end: mapping.end, module: Some(module) });
+        let module = Some(module);
+        self.regions.push(Region { start: mapping.start, end: mapping.end, module, inode: mapping.inode });
         self.regions.sort_unstable_by_key(|region| region.start);
         self.rules.clear();
         true
@@ -177,6 +180,18 @@ impl AddressSpace {
 
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Does it tell what is in the memory of a process, or `own`: was it read from that process, and not from its parent? What
+    /// a JIT compiler has made is in a file that each process has for itself.
+    pub fn is_of(&self, pid: u32, own: bool) -> bool {
+        self.pid == pid || !own && self.perf_map.is_none()
+    }
+
+    /// Does it tell of code there that is not this file's?
+    pub fn has_other(&self, there: &Range<u64>, inode: u64) -> bool {
+        let mut overlapping = self.regions.iter().filter(|region| region.start < there.end && there.start < region.end);
+        overlapping.any(|region| region.inode != inode)
     }
 
     pub fn module(&self, index: u32) -> Option<&Module> {
