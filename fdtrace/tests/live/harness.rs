@@ -90,6 +90,17 @@ fn read(output: Output, json: &Path) -> Report {
     }
 }
 
+/// Compiles C. `false`: there is no compiler, or it refused.
+pub fn compile(flags: &[&str], source: &Path, program: &Path) -> bool {
+    let status = Command::new("cc").args(flags).arg("-o").arg(program).arg(source).status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// The native functions of an act, innermost first.
+pub fn functions(act: &Value) -> Vec<&str> {
+    act["native"].as_array().into_iter().flatten().filter_map(|frame| frame["function"].as_str()).collect()
+}
+
 /// `fdtrace [options] -- command`, to its end.
 pub fn trace<S: AsRef<OsStr>>(options: &[&str], command: &[S]) -> Report {
     let scratch = Scratch::new();

@@ -1,8 +1,6 @@
 //! Numbers that have become something else, told by an error that only the kind explains.
 
-use std::process::Command;
-
-use super::harness::{Scratch, record};
+use super::harness::{Scratch, compile, record};
 
 /// A thread closes another's socket and opens a file in its place; the other goes on sending. `tidy`: it is told before.
 const PROGRAM: &str = r#"
@@ -41,9 +39,7 @@ int main(int argc, char **argv) {
 fn a_socket_call_on_what_is_none_any_more() {
     let scratch = Scratch::new();
     let (source, program) = (scratch.write("kinds.c", PROGRAM), scratch.path("kinds"));
-    let mut compiler = Command::new("cc");
-    compiler.args(["-g", "-w", "-pthread", "-o"]).arg(&program).arg(&source);
-    assert!(compiler.status().is_ok_and(|status| status.success()), "a C compiler");
+    assert!(compile(&["-g", "-w", "-pthread"], &source, &program), "a C compiler");
     let findings = |arguments: &[&str]| {
         let mut command = vec![program.as_os_str()];
         command.extend(arguments.iter().map(std::ffi::OsStr::new));
@@ -90,9 +86,7 @@ int main(int argc, char **argv) {
 fn flags_that_outlive_whoever_set_them() {
     let scratch = Scratch::new();
     let (source, program) = (scratch.write("flags.c", FLAGS), scratch.path("flags"));
-    let mut compiler = Command::new("cc");
-    compiler.args(["-g", "-w", "-o"]).arg(&program).arg(&source);
-    assert!(compiler.status().is_ok_and(|status| status.success()), "a C compiler");
+    assert!(compile(&["-g", "-w"], &source, &program), "a C compiler");
     let findings = |arguments: &[&str]| {
         let mut command = vec![program.as_os_str()];
         command.extend(arguments.iter().map(std::ffi::OsStr::new));

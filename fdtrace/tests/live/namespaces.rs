@@ -1,10 +1,8 @@
 //! Processes in pid namespaces, and numbers that come again.
 
-use std::process::Command;
-
 use serde_json::Value;
 
-use super::harness::{Scratch, record};
+use super::harness::{Scratch, compile, record};
 
 /// In a new pid namespace two processes, one after the other, have the number 77. The first leaves a number open and
 /// ends; the second uses it after its own close. Says the second one's number outside.
@@ -60,9 +58,7 @@ fn both_numbers_are_told_and_one_that_comes_again_is_another() {
     }
     let scratch = Scratch::new();
     let (source, program) = (scratch.write("ns.c", PROGRAM), scratch.path("ns"));
-    let mut compiler = Command::new("cc");
-    compiler.args(["-g", "-w", "-o"]).arg(&program).arg(&source);
-    assert!(compiler.status().is_ok_and(|status| status.success()), "a C compiler");
+    assert!(compile(&["-g", "-w"], &source, &program), "a C compiler");
     let (report, lines) = record(&scratch, &[program.as_os_str()]);
     assert_eq!(report.status, Some(0), "{}", report.stderr);
     let found: Vec<&Value> = lines.iter().filter(|line| line["type"] == "finding").collect();

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     attach::Server,
-    harness::{Attached, FDTRACE, Scratch, plain, pythons},
+    harness::{Attached, FDTRACE, Scratch, compile, plain, pythons},
 };
 
 /// Threads and children, and a read of what was closed.
@@ -262,9 +262,7 @@ fn a_native_program_is_explained_without_its_binary_and_source() {
     let scratch = Scratch::new();
     let source = scratch.write("native.c", NATIVE);
     let program = scratch.path("native");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-O2", "-g", "-fomit-frame-pointer", "-o"]).arg(&program).arg(&source);
-    if !compiler.status().is_ok_and(|status| status.success()) {
+    if !compile(&["-O2", "-g", "-fomit-frame-pointer"], &source, &program) {
         eprintln!("skipped: no C compiler");
         return;
     }

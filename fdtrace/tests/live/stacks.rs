@@ -3,12 +3,11 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use serde_json::Value;
 
-use super::harness::{Report, Scratch, known_pythons, record, trace};
+use super::harness::{Report, Scratch, compile, functions, known_pythons, record, trace};
 
 /// Frames that are shown of a stack. The task is found at its outer end, and goes with it.
 const FRAMES_MAX: usize = 64;
@@ -110,25 +109,18 @@ int main(void) {
 fn compiled(scratch: &Scratch, name: &str, source: &str, flags: &[&str]) -> Option<PathBuf> {
     let source = scratch.write(&format!("{name}.c"), source);
     let program = scratch.path(name);
-    let mut compiler = Command::new("cc");
-    compiler.args(["-O2", "-g", "-fomit-frame-pointer"]).args(flags).arg("-o").arg(&program).arg(&source);
-    let is_compiled = compiler.status().is_ok_and(|status| status.success());
+    let is_compiled = compile(&[&["-O2", "-g", "-fomit-frame-pointer"], flags].concat(), &source, &program);
     if !is_compiled {
         eprintln!("skipped: no C compiler");
     }
     is_compiled.then_some(program)
 }
 
-/// The functions of an act, innermost first.
-fn functions(act: &Value) -> Vec<String> {
-    act["native"].as_array().into_iter().flatten().filter_map(|frame| text(&frame["function"])).collect()
-}
-
 /// Which way `main` took.
-fn way(act: &Value) -> String {
+fn way(act: &Value) -> &str {
     let frames = functions(act);
-    let main = frames.iter().position(|name| name == "main").expect("main");
-    frames[main - 1].clone()
+    let main = frames.iter().position(|name| *name == "main").expect("main");
+    frames[main - 1]
 }
 
 /// How many stacks were recognised.
@@ -210,7 +202,7 @@ fn a_child_has_its_parent_s_stacks_until_it_loads_other_code() {
     let told = report
         .findings("double-close")
         .into_iter()
-        .map(|it| [functions(&it["root_cause"]), functions(&it["culprit"])].map(|frames| frames.get(1).cloned()));
-    let expected = ["one", "two", "three", "four"].map(|name| [Some(name.to_owned()), Some(name.to_owned())]);
+        .map(|it| [functions(&it["root_cause"]), functions(&it["culprit"])].map(|frames| frames.get(1).copied()));
+    let expected = ["one", "two", "three", "four"].map(|name| [Some(name), Some(name)]);
     assert_eq!(told.collect::<Vec<_>>(), expected);
 }

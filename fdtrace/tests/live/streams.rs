@@ -5,12 +5,11 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use serde_json::Value;
 
-use super::harness::{Scratch, record};
+use super::harness::{self, Scratch, record};
 
 /// `what fd address`, with how often.
 type Tally = BTreeMap<String, u32>;
@@ -19,9 +18,7 @@ fn compile(scratch: &Scratch, level: &str) -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/live/streams.c");
     let program = scratch.path(&format!("streams{level}"));
     // Without symbols and frame pointers: nothing may depend on them.
-    let mut compiler = Command::new("cc");
-    compiler.args([level, "-w", "-s", "-fomit-frame-pointer", "-o"]).arg(&program).arg(&source);
-    compiler.status().is_ok_and(|status| status.success()).then_some(program)
+    harness::compile(&[level, "-w", "-s", "-fomit-frame-pointer"], &source, &program).then_some(program)
 }
 
 /// What the program says, and every finding and every close of its descriptors.

@@ -1,20 +1,15 @@
 //! Numbers that a C program keeps in static variables.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::harness::{Scratch, record};
+use super::harness::{self, Scratch, record};
 
 fn compile(scratch: &Scratch, how: &[&str]) -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/live/variables.c");
     let program = scratch.path(&format!("variables{}", how.concat()));
-    let mut compiler = Command::new("cc");
-    compiler.args(how).args(["-g", "-pthread", "-o"]).arg(&program).arg(&source);
-    compiler.status().is_ok_and(|status| status.success()).then_some(program)
+    harness::compile(&[how, &["-g", "-pthread"]].concat(), &source, &program).then_some(program)
 }
 
 /// What is said of a run: rule, call of the culprit, and the variable.

@@ -6,7 +6,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use fdtrace::source::recording::{reader::Reader, unpack::unpack};
 use serde_json::Value;
 
-use super::harness::{FDTRACE, Scratch, known_pythons, plain, record, scripted, trace};
+use super::harness::{FDTRACE, Scratch, compile, functions, known_pythons, plain, record, scripted, trace};
 
 const BLOG: &str = "\
 import os
@@ -110,9 +110,7 @@ fn native_frames_are_named_and_the_stack_itself_stays() {
     let scratch = Scratch::new();
     let source = scratch.write("t.c", SECRETIVE);
     let program = scratch.path("t");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-O2", "-g", "-fomit-frame-pointer", "-o"]).arg(&program).arg(&source);
-    if !compiler.status().is_ok_and(|status| status.success()) {
+    if !compile(&["-O2", "-g", "-fomit-frame-pointer"], &source, &program) {
         eprintln!("skipped: no C compiler");
         return;
     }
@@ -120,12 +118,7 @@ fn native_frames_are_named_and_the_stack_itself_stays() {
     let report = trace(&["-o", recording.to_str().expect("a plain path")], &[program.as_os_str()]);
     let hit = report.the("use-after-close");
     for (part, function) in [("victim", "reader"), ("culprit", "closer")] {
-        let frames: Vec<&str> = hit[part]["native"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|frame| frame["function"].as_str())
-            .collect();
+        let frames = functions(&hit[part]);
         let at = frames.iter().position(|name| *name == function);
         assert!(at.is_some_and(|at| frames.get(at + 1) == Some(&"main")), "{part}: {frames:?}");
     }
