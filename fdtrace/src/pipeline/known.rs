@@ -118,20 +118,13 @@ impl Known {
             }
             return;
         }
+        if self.came_again(key, hash, basis) {
+            return;
+        }
         if self.stacks.len() >= MOST {
             self.make_room();
         }
         let place = self.places.entry(key.layout).or_default().entry((key.ip, key.sp)).or_default();
-        for number in &*place {
-            if let Some(entry) = self.stacks.get_mut(number).filter(|entry| entry.basis == hash) {
-                // Copies that were under way when the kernel side was told; or it has forgotten.
-                entry.copies += 1;
-                if entry.copies >= TELL_AGAIN && entry.copies.is_power_of_two() {
-                    self.changes.push(Change::Add(entry.key, Box::new(known(*number, basis, &entry.stack))));
-                }
-                return;
-            }
-        }
         let Some(variant) = u32::try_from(place.len()).ok().filter(|&count| count < STACK_VARIANTS) else { return };
         let key = StackKey { variant, ..key };
         self.last += 1;
@@ -140,6 +133,23 @@ impl Known {
         self.changes.push(Change::Add(key, Box::new(known(self.last, basis, &stack))));
         let entry = Entry { key, stack, basis: hash, copies: 0, used: true };
         self.stacks.insert(self.last, entry);
+    }
+
+    /// A copy of one that is known came: it was under way when the kernel side was told, or that has forgotten.
+    fn came_again(&mut self, key: StackKey, hash: u64, basis: &Basis) -> bool {
+        let Self { stacks, places, changes, .. } = self;
+        let Some(place) = places.get(&key.layout).and_then(|places| places.get(&(key.ip, key.sp))) else {
+            return false;
+        };
+        for number in place {
+            let Some(entry) = stacks.get_mut(number).filter(|entry| entry.basis == hash) else { continue };
+            entry.copies += 1;
+            if entry.copies >= TELL_AGAIN && entry.copies.is_power_of_two() {
+                changes.push(Change::Add(entry.key, Box::new(known(*number, basis, &entry.stack))));
+            }
+            return true;
+        }
+        false
     }
 
     /// A process has a copy.
@@ -333,6 +343,18 @@ mod tests {
         }
         assert!(removed >= MOST);
         assert_eq!(known.stacks.len(), known.places[&LAYOUT].len());
+    }
+
+    #[test]
+    fn a_copy_of_one_that_is_known_forgets_nothing() {
+        let mut known = Known::default();
+        for sp in 0..MOST as u64 {
+            meet(&mut known, at(sp), &[(8, 1)]);
+            meet(&mut known, at(sp), &[(8, 1)]);
+        }
+        assert_eq!(known.stacks.len(), MOST);
+        assert_eq!(meet(&mut known, at(7), &[(8, 1)]), (vec![], 0));
+        assert_eq!(known.stacks.len(), MOST);
     }
 
     #[test]
