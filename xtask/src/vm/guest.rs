@@ -1,9 +1,12 @@
-//! What a machine starts with: static programs and a list of steps, packed into one archive that the kernel unpacks.
+//! What a machine starts with: programs, their libraries and a list of steps, packed into one archive that the kernel
+//! unpacks.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
-    io::BufWriter,
-    path::PathBuf,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
@@ -11,10 +14,6 @@ use anyhow::{Context as _, Result};
 use crate::command;
 
 use super::{cpio::Archive, kernels};
-
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// The C library's static form, at fixed addresses: there is nothing in the machine that could load a library.
-const FLAGS: [&str; 6] = ["-C", "target-feature=+crt-static", "-C", "relocation-model=static", "-C", "strip=symbols"];
 
 /// The exit status of fdtrace that says "something was found".
 const FOUND: u32 = 42;
@@ -48,12 +47,13 @@ impl Guest {
             for path in ["bin", "dev", "proc", "sys", "tmp", "run", "etc"] {
                 out.directory(path)?;
             }
+            libraries(&mut out, programs.iter().chain(&tests).map(|(_, path)| path.as_path()))?;
             // What process 1 is given as its standard streams.
             out.device("dev/console", 5, 1)?;
             out.device("dev/null", 1, 3)?;
             for (name, path) in programs.iter().chain(&tests) {
                 let place = if name == "fdtrace-vm-init" { "init".to_owned() } else { format!("bin/{name}") };
-                out.program(&place, &fs::read(path)?)?;
+                out.program(&place, &stripped(path, &directory)?)?;
             }
             let lines: Vec<String> =
                 steps.iter().map(|step| format!("{}\t{}\t{}\n", step.name, step.limit, step.command)).collect();
@@ -94,15 +94,11 @@ fn steps(runs: u32, seed: Option<u64>) -> Vec<Step> {
     ]
 }
 
-/// Builds static programs; each with its name.
+/// Builds programs as they are shipped; each with its name.
 fn build(subcommand: &[&str], what: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut cargo = command::cargo();
-    cargo.args(subcommand).args(["--release", "--target", TARGET]);
-    cargo.args(["--package", "fdtrace", "--package", "fdtrace-exercise"]).args(what);
+    cargo.args(subcommand).args(["--release", "--package", "fdtrace", "--package", "fdtrace-exercise"]).args(what);
     cargo.arg("--message-format=json-render-diagnostics");
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));
-    // Ours goes to the same place.
-    cargo.env("CARGO_TARGET_DIR", command::target_directory()?);
     command::announce(&cargo);
     let messages = command::output(&mut cargo)?;
     let mut programs = Vec::new();
@@ -117,4 +113,55 @@ fn build(subcommand: &[&str], what: &[&str]) -> Result<Vec<(String, PathBuf)>> {
         }
     }
     Ok(programs)
+}
+
+/// Adds the libraries that programs load, where they look for them.
+fn libraries<'a>(out: &mut Archive<impl Write>, programs: impl Iterator<Item = &'a Path>) -> Result<()> {
+    let mut files = BTreeSet::new();
+    for program in programs {
+        files.extend(loaded(&command::output(Command::new("ldd").arg(program))?));
+    }
+    let mut directories = BTreeSet::new();
+    for file in &files {
+        let place = file.strip_prefix("/").with_context(|| format!("{} is no place of a library", file.display()))?;
+        directories.extend(place.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned));
+    }
+    for directory in directories {
+        out.directory(&directory.to_string_lossy())?;
+    }
+    for file in files {
+        let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        out.program(file.to_string_lossy().trim_start_matches('/'), &bytes)?;
+    }
+    Ok(())
+}
+
+/// The files in what `ldd` prints: `libm.so.6 => /lib/libm.so.6 (0x7f…)`, or without a name the loader itself.
+fn loaded(ldd: &str) -> impl Iterator<Item = PathBuf> {
+    let paths = ldd.lines().filter_map(|line| {
+        let found = line.split_once("=>").map_or(line, |(_, found)| found);
+        found.split_whitespace().next().filter(|path| path.starts_with('/'))
+    });
+    paths.map(PathBuf::from)
+}
+
+/// A program without what only debuggers need, which is most of it.
+fn stripped(program: &Path, directory: &Path) -> Result<Vec<u8>> {
+    let small = directory.join("stripped");
+    command::run(Command::new("strip").arg("-o").arg(&small).arg(program))?;
+    fs::read(&small).with_context(|| format!("cannot read {}", small.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ldd_prints() {
+        let said = "\tlinux-vdso.so.1 (0x00007fb990ac9000)\n\tlibm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x00007fb98fd20000)\n\
+                    \tlibgone.so => not found\n\t/lib64/ld-linux-x86-64.so.2 (0x00007fb990acb000)\n";
+        let files: Vec<PathBuf> = loaded(said).collect();
+        assert_eq!(files, ["/lib/x86_64-linux-gnu/libm.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from));
+        assert_eq!(loaded("\tstatically linked\n").count(), 0);
+    }
 }
