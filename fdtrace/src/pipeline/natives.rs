@@ -94,11 +94,11 @@ fn asks_for_caller(head: &Stack) -> bool {
 /// Who called the function that makes the system call: one of [`caller`].
 fn caller_of(symbols: &mut Symbols, unwound: &Unwound) -> u32 {
     let innermost = unwound.frames.get(..CALLER_FRAMES).unwrap_or(&unwound.frames);
-    library_or_program(symbols.resolve(&mut unwound.space.borrow_mut(), innermost))
+    library_or_program(symbols.functions(&unwound.space.borrow(), innermost))
 }
 
 fn library_or_program(frames: Vec<NativeFrame>) -> u32 {
-    let frames: Vec<NativeFrame> = without_call_stub(frames).into_iter().filter(|frame| !frame.inlined).collect();
+    let frames = without_call_stub(frames);
     let [innermost, next, ..] = frames.as_slice() else { return caller::UNKNOWN };
     let name = |frame: &NativeFrame| frame.symbol.as_deref().map_or_else(String::new, |name| base(name).to_owned());
     let (innermost_name, next_name) = (name(innermost), name(next));

@@ -39,9 +39,14 @@ pub struct Place {
 }
 
 impl DebugInfo {
+    /// Whether a file has it.
+    pub fn is_in(elf: &Elf) -> bool {
+        elf.section(b".debug_info").is_some_and(|section| section.kind != elf::SHT_NOBITS)
+    }
+
     /// From a file that may have none.
     pub fn load(elf: &Elf, source: &Source) -> io::Result<Option<Self>> {
-        if elf.section(b".debug_info").is_none_or(|section| section.kind == elf::SHT_NOBITS) {
+        if !Self::is_in(elf) {
             return Ok(None);
         }
         let mut left = DEBUG_MAX;

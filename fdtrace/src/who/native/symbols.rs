@@ -10,10 +10,10 @@ use std::rc::Rc;
 
 use super::debug::{self, DebugInfo, Place};
 use super::demangle::demangle;
-use super::elf::u32_at;
+use super::elf::{Elf, Source, u32_at};
 use super::object::Object;
 use super::rule::{self, Context};
-use super::space::AddressSpace;
+use super::space::{AddressSpace, Module};
 use super::stack::NativeFrame;
 use super::symtab::SymbolTable;
 use super::unwind::Frame;
@@ -38,9 +38,17 @@ struct ObjectSymbols {
     path: Rc<str>,
     build_id: Option<Rc<str>>,
     table: SymbolTable,
-    debug: Option<DebugInfo>,
+    debug: Debug,
     /// Parts of functions of [`SPLIT`] that no symbol covers.
     parts: Vec<(Range<u64>, Vec<u8>)>,
+}
+
+/// Debug information, which is read when a line is first asked for: of a C library it takes a tenth of a second.
+enum Debug {
+    InFile,
+    Separate(Box<(Elf, Source)>),
+    Read(Box<DebugInfo>),
+    None,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -95,6 +103,22 @@ impl Symbols {
         named
     }
 
+    /// As [`Symbols::resolve`], without lines and inlined functions, for which debug information has to be read.
+    pub fn functions(&mut self, space: &AddressSpace, frames: &[Frame]) -> Vec<NativeFrame> {
+        let mut function = |frame: &Frame| {
+            let module = frame.module.and_then(|index| space.module(index));
+            let named = module.map(|Module { object, bias }| {
+                let symbols = self.object(object);
+                let symbol = symbols.function(object, frame.lookup_address().wrapping_sub(*bias));
+                (Rc::clone(&symbols.path), symbol.map(|name| demangle(&name).into()))
+            });
+            let (module, symbol) = named.map_or((None, None), |(path, symbol)| (Some(path), symbol));
+            let by_frame_pointer = frame.by_frame_pointer;
+            NativeFrame { address: frame.address, module, symbol, by_frame_pointer, ..NativeFrame::default() }
+        };
+        frames.iter().map(&mut function).collect()
+    }
+
     /// Bytes of memory that tables and debug information take.
     pub fn memory(&self) -> usize {
         self.memory
@@ -107,12 +131,15 @@ impl Symbols {
         if self.names.len() >= NAMES_MAX {
             self.names.clear();
         }
-        let names: Rc<[Name]> = self.object(object).names(object, address).into();
+        let symbols = self.object(object);
+        let read = symbols.read_debug(object);
+        let names: Rc<[Name]> = symbols.names(object, address).into();
+        self.memory += read;
         self.names.insert((object.id, address), Rc::clone(&names));
         names
     }
 
-    fn object(&mut self, object: &Object) -> &ObjectSymbols {
+    fn object(&mut self, object: &Object) -> &mut ObjectSymbols {
         if self.memory > MEMORY_MAX && !self.objects.contains_key(&object.id) {
             self.objects.clear();
             self.memory = 0;
@@ -120,7 +147,7 @@ impl Symbols {
         let memory = &mut self.memory;
         self.objects.entry(object.id).or_insert_with(|| {
             let symbols = ObjectSymbols::load(object);
-            *memory += symbols.table.memory() + symbols.debug.as_ref().map_or(0, DebugInfo::memory);
+            *memory += symbols.table.memory();
             symbols
         })
     }
@@ -128,36 +155,50 @@ impl Symbols {
 
 impl ObjectSymbols {
     fn load(object: &Object) -> Self {
-        let path = || object.path.escape_ascii();
         let mut table = SymbolTable::load(object);
-        let mut debug = DebugInfo::load(&object.elf, &object.source).unwrap_or_else(|error| {
-            log::debug!("no source lines from `{}`: {error}", path());
-            None
-        });
-        if debug.is_none()
-            && let Some((elf, source)) = debug::separate(object)
-        {
+        let debug = if DebugInfo::is_in(&object.elf) {
+            Debug::InFile
+        } else if let Some((elf, source)) = debug::separate(object) {
             table.load_separate(&elf, &source, &object.elf);
-            debug = DebugInfo::load(&elf, &source).unwrap_or_else(|error| {
-                log::debug!("no source lines from the debug file of `{}`: {error}", path());
-                None
-            });
-        }
+            Debug::Separate(Box::new((elf, source)))
+        } else {
+            Debug::None
+        };
         let parts = SPLIT.iter().flat_map(|name| split_parts(object, &table, name)).collect();
         let build_id = object.build_id.as_deref().map(Rc::from);
         Self { path: String::from_utf8_lossy(&object.path).into(), build_id, table, debug, parts }
     }
 
+    /// Reads the debug information, unless that was done; the memory that it takes.
+    fn read_debug(&mut self, object: &Object) -> usize {
+        let read = match &self.debug {
+            Debug::InFile => DebugInfo::load(&object.elf, &object.source),
+            Debug::Separate(file) => DebugInfo::load(&file.0, &file.1),
+            Debug::Read(_) | Debug::None => return 0,
+        };
+        let read = read.unwrap_or_else(|error| {
+            log::debug!("no source lines of `{}`: {error}", object.path.escape_ascii());
+            None
+        });
+        let memory = read.as_ref().map_or(0, DebugInfo::memory);
+        self.debug = read.map_or(Debug::None, |read| Debug::Read(Box::new(read)));
+        memory
+    }
+
+    /// The function at an address, or the one that it is a part of.
+    fn function(&self, object: &Object, address: u64) -> Option<Vec<u8>> {
+        let part = || {
+            let (_, name) = self.parts.iter().find(|(range, _)| range.contains(&address))?;
+            Some([name, &b".cold"[..]].concat())
+        };
+        self.table.find(object, address).map(|(_, name)| name.to_vec()).or_else(part)
+    }
+
     /// At least one name, though perhaps an empty one.
     fn names(&self, object: &Object, address: u64) -> Vec<Name> {
-        let part = || {
-            self.parts
-                .iter()
-                .find(|(range, _)| range.contains(&address))
-                .map(|(_, name)| [name, &b".cold"[..]].concat())
-        };
-        let symbol = self.table.find(object, address).map(|(_, name)| name.to_vec()).or_else(part);
-        let places = self.debug.as_ref().map(|debug| debug.places(address)).transpose().unwrap_or_else(|error| {
+        let symbol = self.function(object, address);
+        let debug = if let Debug::Read(debug) = &self.debug { Some(debug) } else { None };
+        let places = debug.map(|debug| debug.places(address)).transpose().unwrap_or_else(|error| {
             log::debug!("no source line for {address:#x} in `{}`: {error}", object.path.escape_ascii());
             None
         });
