@@ -72,7 +72,16 @@ pub struct Offsets {
     pub bprm_file: u32,
     /// The arguments of a 32-bit call.
     pub regs_arg_compat: [u32; 6],
-    pub reserved: [u32; 11],
+    pub mm_mmap_base: u32,
+    pub vma_vm_file: u32,
+    pub vma_vm_start: u32,
+    pub vma_vm_end: u32,
+    pub vma_vm_pgoff: u32,
+    pub inode_i_generation: u32,
+    /// When the file or what is known of it was changed last: seconds, nanoseconds.
+    pub inode_ctime_sec: u32,
+    pub inode_ctime_nsec: u32,
+    pub reserved: [u32; 3],
 }
 
 const WORDS: usize = 80;
@@ -113,6 +122,8 @@ pub const RING_BYTES: &str = "RING_BYTES";
 
 /// Global of type `u64`: how long the kernel's jiffies are, nanoseconds.
 pub const TICK: &str = "TICK";
+/// Global of type `u64`: a number that nobody can guess.
+pub const LAYOUT_KEY: &str = "LAYOUT_KEY";
 /// Global of type `u32`: nonzero where a call leaves on the stack where it returns to.
 pub const RETURNS_BY_STACK: &str = "RETURNS_BY_STACK";
 

@@ -152,7 +152,8 @@ pub struct Stack {
     pub bp: u64,
     /// With [`note::SITE`] the first is a number for the native frames behind the call: equal for calls that come the same
     /// way through the same program. With [`note::VARIABLE`] the second is an address. Before user space has looked at it
-    /// the first is that of [`note::KNOWN`], and the second [`crate::wire::TracedProcess::layout`].
+    /// they are: the number of [`note::KNOWN`] or else [`StackKey::below`]; [`crate::wire::TracedProcess::layout`]; the two
+    /// [`base`]s of the process; and [`StackKey::place`].
     pub left: [u64; 5],
     /// Address of the running asyncio task; 0: none, or not known.
     pub task: u64,
@@ -227,8 +228,15 @@ pub struct Mapped {
     pub inode: u64,
     /// `major << 20 | minor`.
     pub dev: u32,
-    /// The number through which it was mapped; -1: the program itself.
+    /// The number through which it was mapped; [`Self::PROGRAM`], [`Self::LOADER`]: the kernel did it.
     pub fd: i32,
+}
+
+impl Mapped {
+    /// The program itself.
+    pub const PROGRAM: i32 = -1;
+    /// What loads it, or itself once more if nothing does.
+    pub const LOADER: i32 = -2;
 }
 
 /// A type whose objects own descriptors, or a static variable that keeps one.
@@ -302,12 +310,26 @@ pub const STACK_VARIANTS: u32 = 4;
 /// Stacks that are known at a time.
 pub const KNOWN_STACKS: u32 = 4096;
 
-/// Where a stack that was unwound before is to be met again.
+/// What words of a stack are relative to: [`KnownStack::offsets`].
+pub mod base {
+    /// Nothing.
+    pub const NONE: u32 = 0;
+    /// `mm_struct.mmap_base`: below it are loader and libraries.
+    pub const MAPPED: u32 = 1;
+    /// `mm_struct.start_code`, where the program is.
+    pub const PROGRAM: u32 = 2;
+    /// The stack pointer.
+    pub const STACK: u32 = 3;
+}
+
+/// Where a stack that was unwound before is to be met again, in whatever process of its layout.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StackKey {
-    pub ip: u64,
-    pub sp: u64,
+    /// The instruction pointer, relative to [`base::PROGRAM`] if it is in the program, else to [`base::MAPPED`].
+    pub place: u64,
+    /// How far below the end of the stack the stack pointer is.
+    pub below: u64,
     /// See [`crate::wire::TracedProcess::layout`]: processes that have the same have their stacks in common.
     pub layout: u64,
     /// Counts those that agree in all of the above.
@@ -328,12 +350,14 @@ pub struct KnownStack {
     /// They end there, bytes from `sp`.
     pub span: u32,
     pub words: [u64; KNOWN_WORDS],
-    /// Where each of them is, bytes from `sp`, a multiple of 8; [`Self::BP`]: it is the frame pointer.
+    /// Where each of them is, bytes from `sp`, a multiple of 8, or [`Self::BP`]: it is the frame pointer; and one of
+    /// [`base`], shifted by [`Self::BASE`].
     pub offsets: [u32; KNOWN_WORDS],
 }
 
 impl KnownStack {
-    pub const BP: u32 = u32::MAX;
+    pub const BP: u32 = 1 << 31;
+    pub const BASE: u32 = 16;
 }
 
 /// A code object that was defined.

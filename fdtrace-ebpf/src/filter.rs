@@ -114,7 +114,17 @@ pub fn may_be_traced() -> bool {
 /// Begins to trace a process. `false`: the set is full.
 #[inline(always)]
 pub fn adopt(tgid: u32, flags: u32) -> bool {
-    let process = TracedProcess { flags, execs: 0, new_until: 0, closed: 0, uses_left: 0, run: 0, layout: 0 };
+    let process = TracedProcess {
+        flags,
+        execs: 0,
+        new_until: 0,
+        closed: 0,
+        uses_left: 0,
+        run: 0,
+        layout: 0,
+        loader: 0,
+        loader_len: 0,
+    };
     if TRACED.insert(tgid, process, 0).is_err() {
         return false;
     }

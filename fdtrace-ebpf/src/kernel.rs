@@ -121,6 +121,12 @@ pub fn start_code() -> u64 {
     load(of_task(offset!(task_mm)), offset!(mm_start_code))
 }
 
+/// Below it the kernel puts what the current process maps.
+#[inline(always)]
+pub fn mmap_base() -> u64 {
+    load(of_task(offset!(task_mm)), offset!(mm_mmap_base))
+}
+
 /// Where the current program's code begins, and its data ends.
 #[inline(always)]
 pub fn program_image() -> (u64, u64) {

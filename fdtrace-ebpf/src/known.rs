@@ -4,27 +4,16 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_loop};
-use fdtrace_common::{
-    wire::TracedProcess,
-    witness::{FRAMES_MAX, KNOWN_SPAN, KNOWN_WORDS, KnownStack, PyFrame, STACK_VARIANTS, StackKey},
+use aya_ebpf::helpers::bpf_loop;
+use fdtrace_common::witness::{
+    FRAMES_MAX, KNOWN_SPAN, KNOWN_WORDS, KnownStack, PyFrame, STACK_VARIANTS, StackKey, base,
 };
 
 use crate::{
-    emit, filter,
+    filter, kernel,
     maps::{KNOWN, STACK_ROOM, WALK},
     walk::{Walk, copy},
 };
-
-/// A process has other code in its memory, or has it elsewhere: its stacks are not those that were known.
-///
-/// # Safety
-/// `process` is valid.
-#[inline(always)]
-pub unsafe fn changes(process: *mut TracedProcess) {
-    // SAFETY: by the caller's promise. The helper asks for nothing.
-    unsafe { (*process).layout = TracedProcess::made(emit::now(), bpf_get_smp_processor_id()) };
-}
 
 /// Finds out whether the stack that the call is made from is known: [`Walk::recognised`]. The front of the stack may have
 /// been copied afterwards.
@@ -37,18 +26,28 @@ pub unsafe fn recognise(walk: *mut Walk) {
     unsafe {
         let Some(process) = filter::process((*walk).tgid) else { return };
         (*walk).layout = (*process).layout;
+        (*walk).loader = (*process).loader;
+        (*walk).loader_len = (*process).loader_len;
+        let (program, program_end) = kernel::program_image();
+        let mapped = kernel::mmap_base();
+        let ip = (*walk).ip;
+        let in_program = ip.wrapping_sub(program) < program_end.wrapping_sub(program);
+        (*walk).place = ip.wrapping_sub(if in_program { program } else { mapped });
+        (*walk).bases[base::MAPPED as usize] = mapped;
+        (*walk).bases[base::PROGRAM as usize] = program;
+        (*walk).bases[base::STACK as usize] = (*walk).sp;
         bpf_loop(STACK_VARIANTS, variant_step as *mut c_void, core::ptr::null_mut(), 0);
     }
 }
 
-/// Compares with the next of those that have the same instruction and stack pointers.
+/// Compares with the next of those that have the same place and depth.
 unsafe extern "C" fn variant_step(variant: u32, _context: *mut c_void) -> i64 {
     let Some(walk) = WALK.get_ptr_mut(0) else { return 1 };
     let Some(room) = STACK_ROOM.get_ptr_mut(0) else { return 1 };
     // SAFETY: this processor's rooms, and an element of a hash map; the bounds of what is copied and read are checked.
     unsafe {
-        let (ip, sp) = ((*walk).ip, (*walk).sp);
-        let key = StackKey { ip, sp, layout: (*walk).layout, variant, reserved: 0 };
+        let (place, below) = ((*walk).place, (*walk).below);
+        let key = StackKey { place, below, layout: (*walk).layout, variant, reserved: 0 };
         let Some(known) = KNOWN.get_ptr(&key) else { return 1 };
         let number = (&raw const (*known).number).read_volatile();
         let tail = (&raw const (*walk).tail).read_volatile() as usize;
@@ -62,7 +61,7 @@ unsafe extern "C" fn variant_step(variant: u32, _context: *mut c_void) -> i64 {
             return 0;
         }
         if span > (*walk).stack_len {
-            if !copy(there, span, sp) {
+            if !copy(there, span, (*walk).sp) {
                 return 1;
             }
             (*walk).stack_len = span;
@@ -73,12 +72,13 @@ unsafe extern "C" fn variant_step(variant: u32, _context: *mut c_void) -> i64 {
                 break;
             }
             let offset = (&raw const (*known).offsets[at]).read_volatile();
-            let value = if offset == KnownStack::BP {
+            let value = if offset & KnownStack::BP != 0 {
                 (*walk).words[0]
             } else {
                 there.add((offset & (KNOWN_SPAN - 8)) as usize).cast::<u64>().read_volatile()
             };
-            if value != (*known).words[at] {
+            let base = (*walk).bases[(offset >> KnownStack::BASE & 3) as usize];
+            if value.wrapping_sub(base) != (*known).words[at] {
                 return 0;
             }
         }

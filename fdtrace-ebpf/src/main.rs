@@ -22,6 +22,7 @@ mod fresh;
 mod gate;
 mod kernel;
 mod known;
+mod loaded;
 mod maps;
 mod owner;
 mod process;
@@ -189,6 +190,13 @@ pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
         aya_log_ebpf::debug!(&ctx, "exec in process {}", ctx.tgid());
     }
     process::exec(ctx.arg(1), ctx.arg(2));
+    0
+}
+
+/// The same, after it, and as [`forked_files`].
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn laid_out(ctx: BtfTracePointContext) -> i32 {
+    loaded::laid_out(ctx.arg(2));
     0
 }
 

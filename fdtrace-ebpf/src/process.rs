@@ -16,7 +16,7 @@ use crate::{
     emit::{self, Subject},
     filter, fresh, gate,
     kernel::{Files, member, offset, read},
-    stack, syscalls,
+    loaded, syscalls,
     turns::{self, Room},
     waits,
 };
@@ -50,9 +50,7 @@ pub fn fork(parent: *const c_void, child: *const c_void) {
         return;
     }
     if child_tgid != tgid {
-        // SAFETY: as above.
-        let (execs, layout) = unsafe { ((*process).execs, (*process).layout) };
-        stack::forked(tgid, child_tgid, execs, layout);
+        loaded::forked(process, tgid, child_tgid);
         gate::inherits_watches(tgid, child_tgid);
         // What the one adds to a shared list, the other is told of.
         waits::look(tgid);
@@ -112,10 +110,10 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
     let Some(process) = filter::process(tgid) else { return };
     // SAFETY: a live element of a hash map; the process is alone now and waits for nobody.
     unsafe { (*process).flags &= !traced::WAIT_EXEC };
-    stack::executed(process, tgid, bprm);
+    loaded::executed(process, tgid, bprm);
     waits::look(tgid);
     gate::unsettle_all(tgid);
-    fresh::began(process, tgid, stack::runs_python(tgid));
+    fresh::began(process, tgid, loaded::runs_python(tgid));
     let files = Files::of_current();
     let who = Subject { tgid, tid, table: files.files };
     // The call began under the old thread id.
@@ -153,7 +151,7 @@ pub fn exec(old_tid: u32, bprm: *const c_void) {
         }
         turns::give_back(Room::Scratch);
     }
-    stack::program(who, bprm);
+    loaded::program(who, bprm);
     walk(who);
 }
 
@@ -182,7 +180,7 @@ pub fn exit(task: *const c_void) {
         });
     }
     if dead {
-        stack::gone(tgid);
+        loaded::gone(tgid);
         filter::release(tgid);
     }
 }

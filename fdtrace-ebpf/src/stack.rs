@@ -12,20 +12,17 @@ use aya_ebpf::{
 use fdtrace_common::{
     class::{self, witness},
     python::PyProcess,
-    wire::{TracedProcess, kind as wire_kind, loss, shed},
-    witness::{
-        FRAMES_MAX, ImageKey, Mapped, PyEntry, PyFrame, PyImage, STACK_MAX, STACK_STEP, Stack, StackRoom, caller,
-        image, kind, note,
-    },
+    wire::{kind as wire_kind, loss, shed},
+    witness::{FRAMES_MAX, PyEntry, PyFrame, STACK_MAX, STACK_STEP, Stack, StackRoom, base, caller, kind, note},
 };
 
 use crate::{
     emit::{self, Subject},
     filter::{self, Task},
     gate,
-    kernel::{self, Files, member, offset, read},
-    known,
-    maps::{EVENTS, IMAGES, PYTHON, STACK_ROOM, WALK},
+    kernel::{self, Files, member, offset},
+    known, loaded,
+    maps::{EVENTS, PYTHON, STACK_ROOM, WALK},
     owner, python,
     shared::SHED,
     syscalls,
@@ -184,7 +181,7 @@ fn exit(regs: *const c_void, ret: i64) {
     // SAFETY: `walk` is this processor's room, and prepared.
     unsafe {
         if wants & witness::MAPS != 0 && ret > 0 {
-            library(&task, regs, ret as u64);
+            loaded::library(&task, regs, ret as u64);
             return;
         }
         interpreter(walk, &task);
@@ -239,6 +236,7 @@ fn prepare(task: &Task, now: u64) -> Option<*mut Walk> {
         (*walk).word_count = 0;
         (*walk).recognised = 0;
         (*walk).by_program = 0;
+        (*walk).loader_len = 0;
     }
     Some(walk)
 }
@@ -295,8 +293,7 @@ unsafe fn begin(walk: *const Walk, nr: u64, call_time: u64) {
         (*stack).ip = (*walk).ip;
         (*stack).sp = (*walk).sp;
         (*stack).bp = (*walk).words[0];
-        (*stack).left[0] = 0;
-        (*stack).left[1] = 0;
+        (*stack).left = [0; 5];
         (*stack).task = 0;
         (*stack).task_name_len = 0;
         (*stack).task_name_width = 1;
@@ -314,7 +311,11 @@ unsafe fn measure(walk: *mut Walk) {
         (*walk).stack_want = stack_bytes(has_python(walk)) as u32;
         (*walk).stack_len = 0;
         if (*walk).stack_want > 0 {
-            (*walk).stack_want = up_to_its_end((*walk).sp, (*walk).stack_want);
+            // What comes behind the end costs as much, and is none of our business.
+            (*walk).below = to_the_end((*walk).sp);
+            if (*walk).below < u64::from((*walk).stack_want) {
+                (*walk).stack_want = (*walk).below as u32 & !7;
+            }
             known::recognise(walk);
         }
     }
@@ -338,12 +339,15 @@ unsafe fn finish(walk: *mut Walk) {
         let frames = frames(walk);
         let tail = frames as usize * size_of::<PyFrame>();
         if (*walk).stack_want > 0 {
-            (*stack).left[1] = (*walk).layout;
             let number = (*walk).recognised;
             if number != 0 {
-                (*stack).left[0] = number;
                 (*walk).notes |= note::KNOWN;
             }
+            (*stack).left[0] = if number != 0 { number } else { (*walk).below };
+            (*stack).left[1] = (*walk).layout;
+            (*stack).left[2] = (*walk).bases[base::MAPPED as usize];
+            (*stack).left[3] = (*walk).bases[base::PROGRAM as usize];
+            (*stack).left[4] = (*walk).place;
             let is_endangered = number == 0 && (SHED.get() >= shed::COPIES || !emit::is_half_empty());
             if is_endangered {
                 emit::count_degraded(loss::RING_STACK);
@@ -354,7 +358,9 @@ unsafe fn finish(walk: *mut Walk) {
                 (*walk).stack_len = 0;
             }
         }
-        bpf_loop(STACK_MAX as u32 / BLOCK + 1, block_step as *mut c_void, core::ptr::null_mut(), 0);
+        if (&raw const (*walk).stack_want).read_volatile() != 0 {
+            bpf_loop(STACK_MAX as u32 / BLOCK + 1, block_step as *mut c_void, core::ptr::null_mut(), 0);
+        }
         let len = (&raw const (*walk).stack_len).read_volatile();
         if !has_python(walk) && len == 0 && (*walk).candidates == 0 && (*walk).notes & note::KNOWN == 0 {
             return;
@@ -401,178 +407,21 @@ unsafe extern "C" fn block_step(_index: u32, _context: *mut c_void) -> i64 {
     0
 }
 
-/// No more than there is of the stack: what comes behind it costs as much, and is none of our business. A program's first
-/// stack ends with its arguments and its environment, those of its threads with the thread's own data.
+/// How much there is of the stack. A program's first stack ends with its arguments and its environment, those of its threads
+/// with the thread's own data.
 #[inline(always)]
-fn up_to_its_end(sp: u64, want: u32) -> u32 {
-    let mut want = u64::from(want);
-    for end in [kernel::start_stack(), kernel::thread_pointer()] {
-        let there = end.wrapping_sub(sp) & !7;
-        if there < want {
-            want = there;
-        }
-    }
-    want as u32
+fn to_the_end(sp: u64) -> u64 {
+    let (first, own) = (kernel::start_stack().wrapping_sub(sp), kernel::thread_pointer().wrapping_sub(sp));
+    if first < own { first } else { own }
 }
 
 /// How much of the stack is wanted, a multiple of the step.
 #[inline(always)]
-fn stack_bytes(has_python: bool) -> usize {
+pub fn stack_bytes(has_python: bool) -> usize {
     let which = (&raw const STACK_BYTES).cast::<u32>();
     // SAFETY: two words; volatile because user space replaces them before load.
     let bytes = unsafe { if has_python { which.read_volatile() } else { which.add(1).read_volatile() } };
     bytes as usize
-}
-
-/// A new program: what is known of its file is what the process begins with.
-#[inline(always)]
-pub fn executed(process: *mut TracedProcess, tgid: u32, bprm: *const c_void) {
-    // SAFETY: a live element of a hash map; `bprm` is typed by the tracepoint.
-    unsafe {
-        (*process).execs = (*process).execs.wrapping_add(1);
-        known::changes(process);
-        gate::loses(tgid);
-        let _ = PYTHON.remove(&tgid);
-        let file: u64 = member(bprm, offset!(bprm_file));
-        let Some(image) = image_of(file) else { return };
-        let bias = match (*image).form {
-            image::FIXED => 0,
-            image::PROGRAM => kernel::start_code().wrapping_sub((*image).code_address),
-            _ => return,
-        };
-        // Else user space finds it.
-        if turns::take(Room::Stack) {
-            install(tgid, (*process).execs, image, bias);
-            turns::give_back(Room::Stack);
-        }
-    }
-}
-
-/// Is it known that the process runs an interpreter?
-#[inline(always)]
-pub fn runs_python(tgid: u32) -> bool {
-    PYTHON.get_ptr(&tgid).is_some()
-}
-
-/// A new program: where its code is.
-#[inline(always)]
-pub fn program(who: Subject, bprm: *const c_void) {
-    if stack_bytes(false) == 0 {
-        return;
-    }
-    // SAFETY: typed by the tracepoint; the offset comes from BTF.
-    let file: u64 = unsafe { member(bprm, offset!(bprm_file)) };
-    mapped(who, file, kernel::start_code(), [0, 0], -1);
-}
-
-/// Code of a file is in the memory of a process from now on. `room`: its length and its offset in the file.
-#[inline(always)]
-fn mapped(who: Subject, file: u64, start: u64, room: [u64; 2], fd: i32) {
-    let key = key_of(file);
-    emit::witness::<Mapped>(|record| {
-        // SAFETY: the reserved record.
-        unsafe {
-            emit::fill_header(&raw mut (*record).header, kind::MAPPED, 0, who);
-            (*record).start = start;
-            (*record).len = room[0];
-            (*record).offset = room[1];
-            (*record).inode = key.inode;
-            (*record).dev = key.dev;
-            (*record).fd = fd;
-        }
-    });
-}
-
-/// Code of a file was mapped: is it an interpreter's?
-#[inline(always)]
-unsafe fn library(task: &Task, regs: *const c_void, at: u64) {
-    const PROT_EXEC: u64 = 4;
-    // SAFETY: live elements of maps; `regs` is typed by the tracepoint.
-    unsafe {
-        if syscalls::arg(regs, 2) & PROT_EXEC == 0 {
-            return;
-        }
-        if let Some(process) = filter::process(task.tgid) {
-            known::changes(process);
-        }
-        let files = Files::of_current();
-        let file = files.file(syscalls::arg(regs, 4));
-        if stack_bytes(false) != 0 {
-            let who = Subject { tgid: task.tgid, tid: task.tid, table: files.files };
-            let room = [syscalls::arg(regs, 1), syscalls::arg(regs, 5)];
-            mapped(who, file, at, room, syscalls::arg(regs, 4) as i32);
-        }
-        if PYTHON.get_ptr(&task.tgid).is_some() {
-            return;
-        }
-        let Some(image) = image_of(file) else { return };
-        if (*image).form != image::LIBRARY || (*image).code_offset & !0xfff != syscalls::arg(regs, 5) {
-            return;
-        }
-        install(task.tgid, task.execs, image, at.wrapping_sub((*image).code_address & !0xfff));
-    }
-}
-
-#[inline(always)]
-fn image_of(file: u64) -> Option<*const PyImage> {
-    IMAGES.get_ptr(&key_of(file))
-}
-
-#[inline(always)]
-fn key_of(file: u64) -> ImageKey {
-    let inode = read::<u64>(file + offset!(file_f_inode) as u64);
-    let sb = read::<u64>(inode + offset!(inode_i_sb) as u64);
-    ImageKey {
-        inode: read::<u64>(inode + offset!(inode_i_ino) as u64),
-        dev: read::<u32>(sb + offset!(sb_s_dev) as u64),
-        reserved: 0,
-    }
-}
-
-#[inline(always)]
-unsafe fn install(tgid: u32, execs: u32, image: *const PyImage, bias: u64) {
-    let Some(walk) = WALK.get_ptr_mut(0) else { return };
-    // SAFETY: this processor's room, and live elements of maps.
-    unsafe {
-        let python = &raw mut (*walk).python;
-        if bpf_probe_read_kernel(python.cast(), size_of::<PyProcess>() as u32, image.cast()) != 0 {
-            return;
-        }
-        (*python).runtime = (*python).runtime.wrapping_add(bias);
-        (*python).code_type = (*python).code_type.wrapping_add(bias);
-        (*python).type_type = (*python).type_type.wrapping_add(bias);
-        (*python).unicode_type = (*python).unicode_type.wrapping_add(bias);
-        (*python).long_type = (*python).long_type.wrapping_add(bias);
-        (*python).builtin_type = (*python).builtin_type.wrapping_add(bias);
-        (*walk).python_execs = execs;
-        (*walk).python_reserved = 0;
-        gate::mark(tgid, gate::PYTHON, true);
-        // If there is no room, the process goes without.
-        let _ = PYTHON.insert(&tgid, &*python.cast::<PyEntry>(), 0);
-    }
-}
-
-/// A child that is a process of its own has its parent's interpreter, at the same addresses. It has run as many
-/// programs as its parent, for what that is compared with, and has its code where that has it.
-#[inline(always)]
-pub fn forked(tgid: u32, child: u32, execs: u32, layout: u64) {
-    if let Some(process) = filter::process(child) {
-        // SAFETY: a live element of a hash map; the child has not run yet.
-        unsafe {
-            (*process).execs = execs;
-            (*process).layout = layout;
-        }
-    }
-    if let Some(known) = PYTHON.get_ptr(&tgid) {
-        gate::mark(child, gate::PYTHON, true);
-        // SAFETY: a live element of a hash map. If there is no room, the child goes without.
-        let _ = PYTHON.insert(&child, unsafe { &*known }, 0);
-    }
-}
-
-#[inline(always)]
-pub fn gone(tgid: u32) {
-    let _ = PYTHON.remove(&tgid);
 }
 
 /// The ring is so empty that copies of stacks do not endanger what matters more.

@@ -109,8 +109,16 @@ pub struct Walk {
     pub by_program: u32,
     /// Of the process: see `fdtrace_common::wire::TracedProcess::layout`.
     pub layout: u64,
-    /// Where the call is.
+    /// Of the process: where its loader's code is, as far as it was looked up.
+    pub loader: u64,
+    pub loader_len: u64,
+    /// Where the call is, and that relative to one of [`Self::bases`].
     pub ip: u64,
+    pub place: u64,
+    /// How far it is to the end of the stack.
+    pub below: u64,
+    /// What words may be relative to: see `fdtrace_common::witness::base`.
+    pub bases: [u64; 4],
     /// The number of the known stack that it is made from; 0: none.
     pub recognised: u64,
     /// What is known of the number.

@@ -28,8 +28,12 @@ pub struct TracedProcess {
     pub uses_left: u32,
     /// The number whose use was told last, and how often in a row, in the lower half.
     pub run: u32,
-    /// A number for what code it has where: the same in children that have mapped none since they were forked.
+    /// A number for what code it has where: the same in children that have mapped none since they were forked, and with
+    /// [`Self::SHARED`] in all processes that have the same, whatever is random about their addresses.
     pub layout: u64,
+    /// Where the code of its loader begins, and how long it is; 0: it has none, or that is not known.
+    pub loader: u64,
+    pub loader_len: u64,
 }
 
 impl TracedProcess {
@@ -41,6 +45,9 @@ impl TracedProcess {
     pub const USES: u32 = 32;
     pub const RUN: u32 = 4;
 
+    /// Set in a layout that has been computed since the process began its program.
+    pub const SHARED: u64 = 1 << 63;
+
     /// The layout of a process that is traced from now on.
     pub const fn found(tgid: u32) -> u64 {
         tgid as u64
@@ -49,7 +56,7 @@ impl TracedProcess {
     /// One that is new now, nanoseconds of `CLOCK_BOOTTIME`, on a processor. With more than 512 processors two may be the
     /// same.
     pub const fn made(now: u64, processor: u32) -> u64 {
-        now << 9 | (processor & 0x1ff) as u64
+        (now << 9 | (processor & 0x1ff) as u64) & !Self::SHARED
     }
 }
 
@@ -187,7 +194,7 @@ pub mod shed {
 }
 
 plain! {
-    TracedProcess = 40,
+    TracedProcess = 56,
     Watch = 16,
     Inflight = 56,
     PerCpu = 72,

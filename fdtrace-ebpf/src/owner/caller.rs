@@ -25,7 +25,9 @@ pub(super) unsafe fn is_library_s(walk: *mut Walk) -> bool {
     // SAFETY: `walk` is this processor's.
     unsafe {
         (*walk).by_library = 0;
-        if !returns_by_stack() || (&raw const (*walk).by_program).read_volatile() != 0 {
+        // A loader has no streams.
+        let by_loader = (*walk).ip.wrapping_sub((*walk).loader) < (*walk).loader_len;
+        if !returns_by_stack() || (&raw const (*walk).by_program).read_volatile() != 0 || by_loader {
             return false;
         }
         copy_words(walk);

@@ -9,9 +9,13 @@ use std::{
     rc::Rc,
 };
 
-use fdtrace_common::witness::{KNOWN_SPAN, KNOWN_STACKS, KNOWN_WORDS, KnownStack, STACK_VARIANTS, StackKey};
+use fdtrace_common::{
+    wire::TracedProcess,
+    witness::{KNOWN_STACKS, KnownStack, STACK_VARIANTS, StackKey},
+};
 
-use crate::who::{native::unwind::Basis, sighting::Unwound};
+use super::relative::{self, Bases};
+use crate::who::sighting::Unwound;
 
 /// Stacks that are known at most. Less than the kernel side has room for, which makes room before it is full.
 const MOST: usize = KNOWN_STACKS as usize / 4 * 3;
@@ -20,12 +24,20 @@ const MET_MOST: usize = 1 << 14;
 /// Copies of a known stack after which the kernel side is told again: it may have forgotten.
 const TELL_AGAIN: u32 = 4;
 
-/// Address and name of a variable.
-pub(super) type Variable = (u64, Rc<str>);
+/// A static variable.
+#[derive(Clone)]
+pub(super) struct Variable {
+    pub(super) address: u64,
+    /// It is the program's own, and no library's.
+    pub(super) in_program: bool,
+    pub(super) name: Rc<str>,
+}
 
 /// What is found out of a stack, of which nothing is kept but this.
 pub(super) struct Stack {
+    /// In the terms of the process that had it first.
     pub(super) unwound: Unwound,
+    pub(super) bases: Bases,
     /// One of [`fdtrace_common::witness::caller`], once somebody has asked.
     pub(super) caller: Option<u32>,
     /// The variable that keeps what a call from here returns, and whether it is known where that goes; once somebody has
@@ -34,8 +46,8 @@ pub(super) struct Stack {
 }
 
 impl Stack {
-    pub(super) fn new(unwound: Unwound) -> Self {
-        Self { unwound, caller: None, keeper: None }
+    pub(super) fn new(unwound: Unwound, bases: Bases) -> Self {
+        Self { unwound, bases, caller: None, keeper: None }
     }
 
     /// A function of another file calls the one that makes the system call: the C library does not make it for itself. Of a
@@ -64,7 +76,7 @@ struct Entry {
     used: bool,
 }
 
-/// Stacks by ip and sp.
+/// Stacks by place and depth.
 type Places = HashMap<(u64, u64), Vec<u64>>;
 
 #[derive(Default)]
@@ -96,56 +108,46 @@ impl Known {
     }
 
     /// A copy of a stack came from a process and was unwound.
-    pub(super) fn met(&mut self, tgid: u32, key: StackKey, basis: &Basis, unwound: &Unwound) {
-        self.copied += 1;
+    pub(super) fn met(&mut self, tgid: u32, key: StackKey, words: &[(u32, u64)], unwound: &Unwound, bases: Bases) {
         if self.layouts.get(&tgid) != Some(&key.layout) {
             self.ended(tgid);
             self.layouts.insert(tgid, key.layout);
         }
-        // What a JIT compiler has made is other code a moment later, and nobody tells.
-        if unwound.frames.iter().any(|frame| frame.module.is_none()) {
-            return;
-        }
-        let is_too_much = basis.words.len() + usize::from(basis.bp.is_some()) > KNOWN_WORDS;
-        let is_odd = basis.words.iter().any(|(offset, _)| offset % 8 != 0);
-        if is_too_much || is_odd || span(basis) > KNOWN_SPAN {
-            return;
-        }
-        let hash = self.hasher.hash_one((key.ip, key.sp, key.layout, &basis.words, basis.bp));
+        let hash = self.hasher.hash_one((key.place, key.below, key.layout, words));
         if !self.met_before.contains(&hash) && self.met.insert(hash) {
             if self.met.len() >= MET_MOST {
                 self.met_before = std::mem::take(&mut self.met);
             }
             return;
         }
-        if self.came_again(key, hash, basis) {
+        if self.came_again(key, hash, words) {
             return;
         }
         if self.stacks.len() >= MOST {
             self.make_room();
         }
-        let place = self.places.entry(key.layout).or_default().entry((key.ip, key.sp)).or_default();
+        let place = self.places.entry(key.layout).or_default().entry((key.place, key.below)).or_default();
         let Some(variant) = u32::try_from(place.len()).ok().filter(|&count| count < STACK_VARIANTS) else { return };
         let key = StackKey { variant, ..key };
         self.last += 1;
         place.push(self.last);
-        let stack = Stack::new(unwound.clone());
-        self.changes.push(Change::Add(key, Box::new(known(self.last, basis, &stack))));
+        let stack = Stack::new(unwound.clone(), bases);
+        self.changes.push(Change::Add(key, Box::new(known(self.last, words, &stack))));
         let entry = Entry { key, stack, basis: hash, copies: 0, used: true };
         self.stacks.insert(self.last, entry);
     }
 
     /// A copy of one that is known came: it was under way when the kernel side was told, or that has forgotten.
-    fn came_again(&mut self, key: StackKey, hash: u64, basis: &Basis) -> bool {
+    fn came_again(&mut self, key: StackKey, hash: u64, words: &[(u32, u64)]) -> bool {
         let Self { stacks, places, changes, .. } = self;
-        let Some(place) = places.get(&key.layout).and_then(|places| places.get(&(key.ip, key.sp))) else {
+        let Some(place) = places.get(&key.layout).and_then(|places| places.get(&(key.place, key.below))) else {
             return false;
         };
         for number in place {
             let Some(entry) = stacks.get_mut(number).filter(|entry| entry.basis == hash) else { continue };
             entry.copies += 1;
             if entry.copies >= TELL_AGAIN && entry.copies.is_power_of_two() {
-                changes.push(Change::Add(entry.key, Box::new(known(*number, basis, &entry.stack))));
+                changes.push(Change::Add(entry.key, Box::new(known(*number, words, &entry.stack))));
             }
             return true;
         }
@@ -159,10 +161,14 @@ impl Known {
         }
     }
 
-    /// A process has no longer the layout that it had, or has ended: the stacks are of no use if it was the last that had it.
+    /// A process has no longer the layout that it had, or has ended: the stacks are of no use if it was the last that had
+    /// it, and no other one will.
     pub(super) fn ended(&mut self, tgid: u32) {
         let Some(layout) = self.layouts.remove(&tgid) else { return };
-        if self.places.contains_key(&layout) && !self.layouts.values().any(|other| *other == layout) {
+        if layout & TracedProcess::SHARED == 0
+            && self.places.contains_key(&layout)
+            && !self.layouts.values().any(|other| *other == layout)
+        {
             self.retain(layout, |_| false);
         }
     }
@@ -203,18 +209,12 @@ impl Known {
     }
 }
 
-/// Where the last word ends.
-fn span(basis: &Basis) -> u32 {
-    basis.words.iter().map(|(offset, _)| offset.saturating_add(8)).max().unwrap_or(0)
-}
-
 /// How the kernel side recognises a stack.
-fn known(number: u64, basis: &Basis, stack: &Stack) -> KnownStack {
+fn known(number: u64, words: &[(u32, u64)], stack: &Stack) -> KnownStack {
     let by_program = u32::from(stack.is_by_program());
-    let mut known = KnownStack { number, by_program, span: span(basis), ..KnownStack::default() };
-    let bp = basis.bp.map(|bp| (KnownStack::BP, bp));
+    let mut known = KnownStack { number, by_program, span: relative::span(words), ..KnownStack::default() };
     let rooms = known.words.iter_mut().zip(&mut known.offsets);
-    for ((offset, word), (word_room, offset_room)) in bp.into_iter().chain(basis.words.iter().copied()).zip(rooms) {
+    for (&(offset, word), (word_room, offset_room)) in words.iter().zip(rooms) {
         (*word_room, *offset_room) = (word, offset);
         known.count += 1;
     }
@@ -232,19 +232,19 @@ mod tests {
 
     const LAYOUT: u64 = 3;
 
-    fn at(sp: u64) -> StackKey {
-        StackKey { ip: CODE, sp, layout: LAYOUT, ..StackKey::default() }
+    fn at(below: u64) -> StackKey {
+        StackKey { place: CODE, below, layout: LAYOUT, ..StackKey::default() }
     }
 
-    fn unwound(module: Option<u32>) -> Unwound {
-        let frame = Frame { address: CODE + 8, module, is_return_address: true, by_frame_pointer: false };
+    fn unwound() -> Unwound {
+        let frame = Frame { address: CODE + 8, module: Some(0), is_return_address: true, by_frame_pointer: false };
         Unwound { space: Rc::new(RefCell::new(AddressSpace::empty(1))), frames: [frame].into(), end: End::Complete }
     }
 
     /// Meets a stack with these words, and returns what the kernel side is told of: added variants and their numbers, and how
     /// many are removed.
     fn meet(known: &mut Known, key: StackKey, words: &[(u32, u64)]) -> (Vec<(u32, u64)>, usize) {
-        known.met(7, key, &Basis { words: words.to_vec(), bp: None }, &unwound(Some(0)));
+        known.met(7, key, words, &unwound(), Bases::default());
         told(known)
     }
 
@@ -282,20 +282,6 @@ mod tests {
             meet(&mut known, at(64), &[(8, value)]).0
         });
         assert_eq!(variants.map(|(variant, _)| variant).collect::<Vec<_>>(), [0, 1, 2, 3]);
-        let long: Vec<(u32, u64)> = (0..=KNOWN_WORDS as u32).map(|word| (word * 8, 1)).collect();
-        for words in [&long[..], &[(KNOWN_SPAN, 1)], &[(12, 1)]] {
-            meet(&mut known, at(128), words);
-            assert_eq!(meet(&mut known, at(128), words), (vec![], 0), "{words:?}");
-        }
-    }
-
-    #[test]
-    fn code_that_is_in_no_file() {
-        let mut known = Known::default();
-        for _ in 0..3 {
-            known.met(7, at(64), &Basis { words: vec![(8, 1)], bp: None }, &unwound(None));
-        }
-        assert_eq!(told(&mut known), (vec![], 0));
     }
 
     #[test]
@@ -358,9 +344,19 @@ mod tests {
     }
 
     #[test]
+    fn what_others_have_too_stays() {
+        let mut known = Known::default();
+        let shared = StackKey { layout: LAYOUT | TracedProcess::SHARED, ..at(64) };
+        meet(&mut known, shared, &[(8, 1)]);
+        meet(&mut known, shared, &[(8, 1)]);
+        known.ended(7);
+        assert_eq!(told(&mut known), (vec![], 0));
+        assert!(known.get(shared.layout, 1).is_some());
+    }
+
+    #[test]
     fn the_words_and_the_frame_pointer_are_told() {
-        let basis = Basis { words: vec![(24, 5), (8, 6)], bp: Some(7) };
-        let known = known(9, &basis, &Stack::new(unwound(None)));
+        let known = known(9, &[(KnownStack::BP, 7), (24, 5), (8, 6)], &Stack::new(unwound(), Bases::default()));
         assert_eq!((known.number, known.count, known.span), (9, 3, 32));
         assert_eq!(
             (known.offsets[..3].to_vec(), known.words[..3].to_vec()),

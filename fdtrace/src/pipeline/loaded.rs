@@ -4,6 +4,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     ffi::OsStr,
+    ops::Range,
     os::unix::ffi::OsStrExt as _,
     rc::Rc,
 };
@@ -40,6 +41,22 @@ pub(super) struct Process {
     /// First executable address and inode of the program.
     pub(super) program: Option<(u64, Mapping)>,
     pub(super) libraries: Vec<Mapping>,
+    /// All that was told of but the program: where, and inode.
+    pub(super) told: Vec<(Range<u64>, u64)>,
+    /// The same of what loads the program.
+    pub(super) loader: Range<u64>,
+}
+
+impl Process {
+    /// Was it told that the code of this file is there?
+    pub(super) fn has(&self, address: u64, inode: u64) -> bool {
+        // What came last is in the place of what was there before.
+        match self.told.iter().rev().find(|(there, _)| there.contains(&address)) {
+            Some((_, told)) => *told == inode,
+            // Of a layered file system the kernel names another file than `/proc`.
+            None => self.loader.contains(&address),
+        }
+    }
 }
 
 impl Loaded {
@@ -110,13 +127,20 @@ impl Loaded {
             executable: true,
             path: path.to_vec(),
         };
-        if mapped.fd < 0 {
+        if mapped.fd == Mapped::LOADER {
+            Rc::make_mut(process).loader = mapped.start..mapped.start.saturating_add(mapped.len);
+            return;
+        }
+        if mapped.fd == Mapped::PROGRAM {
             let program = mapping(mapped.start, &process.path);
             Rc::make_mut(process).program = Some((mapped.start, program));
             return;
         }
-        let Some((file, path)) = self.opened.get(&header.tid) else { return };
         let end = mapped.start.saturating_add(mapped.len);
+        if process.told.len() < MAPPINGS_MAX {
+            Rc::make_mut(process).told.push((mapped.start..end, mapped.inode));
+        }
+        let Some((file, path)) = self.opened.get(&header.tid) else { return };
         if *file == (mapped.dev, mapped.inode) && process.libraries.len() < MAPPINGS_MAX {
             let mapping = mapping(end, path);
             Rc::make_mut(process).libraries.push(mapping);

@@ -14,6 +14,7 @@ mod pythons;
 mod quiet;
 mod reading;
 mod record;
+mod relative;
 mod replay;
 mod report;
 mod session;

@@ -10,12 +10,13 @@ use std::{
 
 use fdtrace_common::{
     wire::{self, Header, kind},
-    witness::{self, CANDIDATES_MAX, Mapped, PyFrame, Stack, StackKey, TypeDef, caller, note, owns},
+    witness::{self, CANDIDATES_MAX, Mapped, PyFrame, Stack, TypeDef, caller, note, owns},
 };
 
 use super::{
     known::{Change, Known, Stack as KnownStack, Variable},
     loaded::{self, Loaded},
+    relative::{self, Bases},
 };
 use crate::{
     detect::finding::{Act, Finding, Frame, Name},
@@ -70,9 +71,13 @@ impl Half {
         if frames.len() < SITE_FRAMES_MIN {
             return None;
         }
+        let space = self.unwound.space.borrow();
         let mut hasher = DefaultHasher::new();
         for frame in frames.iter().take(SITE_FRAMES) {
-            frame.address.hash(&mut hasher);
+            // In terms of its file: a stack that is known may have been met in another process.
+            let module = frame.module.and_then(|index| space.module(index));
+            let (file, bias) = module.map_or((0, 0), |module| (module.object.id, module.bias));
+            (file, frame.address.wrapping_sub(bias)).hash(&mut hasher);
         }
         Some(hasher.finish())
     }
@@ -212,7 +217,7 @@ impl Natives {
         } else {
             let frames = usize::try_from(head.frames).ok()?.checked_mul(size_of::<PyFrame>())?;
             let copy = tail.get(frames..)?.get(..usize::try_from(head.stack_len).ok()?)?;
-            copied = KnownStack::new(self.unwind(header.tgid, &head, copy)?);
+            copied = KnownStack::new(self.unwind(header.tgid, &head, copy)?, Bases::of(&head));
             &mut copied
         };
         let Unwound { space, frames, .. } = &stack.unwound;
@@ -220,17 +225,21 @@ impl Natives {
         if asks_for_caller(&head) {
             caller = *stack.caller.get_or_insert_with(|| caller_of(&mut self.symbols, &stack.unwound));
         }
+        let bases = stack.bases;
         let (variable, followed) = if head.notes & note::AT_EXIT == 0 {
-            (giver(&mut self.variables, &space.borrow(), frames), false)
+            (giver(&mut self.variables, &space.borrow(), frames, bases), false)
         } else if let Some(keeper) = &stack.keeper {
             keeper.clone()
         } else {
-            let keeper = keeper(&mut self.variables, &space.borrow(), frames);
+            let keeper = keeper(&mut self.variables, &space.borrow(), frames, bases);
             // Else the next time may tell more.
             stack.keeper = Some(keeper.clone()).filter(|(_, followed)| *followed);
             keeper
         };
         let unwound = stack.unwound.clone();
+        let variable = variable.map(|Variable { address, in_program, name }| {
+            (bases.translated(address, in_program, Bases::of(&head)), name)
+        });
         let definition = variable.as_ref().and_then(|(address, name)| self.definition(header, *address, name));
         let variable = variable.map(|(address, _)| address);
         Some(Half { tid: header.tid, unwound, caller, variable, followed, definition })
@@ -254,11 +263,14 @@ impl Natives {
         {
             stack = space.borrow_mut().unwind(&snapshot);
         }
-        let unwound = Unwound { space, frames: stack.frames.into(), end: stack.end };
+        self.known.copied += 1;
         // One that is lost may be found when more is known of the process.
-        if !matches!(stack.end, End::Lost(_)) && head.notes & note::STACK_CUT == 0 {
-            let key = StackKey { ip: head.ip, sp: head.sp, layout: head.left[1], ..StackKey::default() };
-            self.known.met(tgid, key, &stack.basis, &unwound);
+        let is_whole = !matches!(stack.end, End::Lost(_)) && head.notes & note::STACK_CUT == 0;
+        let told = self.loaded.of(tgid).map(|told| &**told);
+        let words = if is_whole { relative::words(head, &stack, &space.borrow(), told) } else { None };
+        let unwound = Unwound { space, frames: stack.frames.into(), end: stack.end };
+        if let Some(words) = words {
+            self.known.met(tgid, relative::key(head), &words, &unwound, Bases::of(head));
         }
         Some(unwound)
     }
@@ -333,20 +345,20 @@ impl Natives {
 }
 
 /// The variable from which the number is that a call was given.
-fn giver(variables: &mut Variables, space: &AddressSpace, frames: &[Place]) -> Option<Variable> {
+fn giver(variables: &mut Variables, space: &AddressSpace, frames: &[Place], bases: Bases) -> Option<Variable> {
     if !variables.any() {
         return None;
     }
     let modules = modules(space, frames);
     let found = variables.giving(&callers(&modules))?;
-    address_of(found, &modules)
+    variable_of(found, &modules, space, bases)
 }
 
 /// The variable that keeps the number that a call has returned, and whether it is known where that goes.
-fn keeper(variables: &mut Variables, space: &AddressSpace, frames: &[Place]) -> (Option<Variable>, bool) {
+fn keeper(variables: &mut Variables, space: &AddressSpace, frames: &[Place], bases: Bases) -> (Option<Variable>, bool) {
     let modules = modules(space, frames);
     match variables.keeping(&callers(&modules)) {
-        Kept::In(found) => (address_of(found, &modules), true),
+        Kept::In(found) => (variable_of(found, &modules, space, bases), true),
         Kept::Nowhere => (None, true),
         Kept::Lost => (None, false),
     }
@@ -367,9 +379,10 @@ fn callers<'a>(modules: &[(&'a Module, u64)]) -> Vec<(&'a Object, u64)> {
     modules.iter().map(|(module, back)| (&*module.object, *back)).collect()
 }
 
-fn address_of(found: Found, modules: &[(&Module, u64)]) -> Option<Variable> {
+fn variable_of(found: Found, modules: &[(&Module, u64)], space: &AddressSpace, bases: Bases) -> Option<Variable> {
     let (module, _) = modules.get(found.frame)?;
-    Some((found.address.wrapping_add(module.bias), found.name))
+    let in_program = bases.program_of(space).is_some_and(|program| std::ptr::eq(program, *module));
+    Some(Variable { address: found.address.wrapping_add(module.bias), in_program, name: found.name })
 }
 
 /// Adds what the kernel side told of a process's memory. `true`: that was news.

@@ -54,6 +54,7 @@ pub fn resolve(btf: &Btf<'_>, arch: Arch) -> Result<Offsets, MissingMember> {
         Ok(at) => (at, 0),
         Err(_) => (btf.offset("file", "f_count")?, 1),
     };
+    let (inode_ctime_sec, inode_ctime_nsec) = changed(btf)?;
     Ok(Offsets {
         task_tgid: btf.offset("task_struct", "tgid")?,
         task_pid: btf.offset("task_struct", "pid")?,
@@ -114,8 +115,25 @@ pub fn resolve(btf: &Btf<'_>, arch: Arch) -> Result<Offsets, MissingMember> {
         task_status: registers.status,
         compat_bit: registers.compat_bit,
         task_nvcsw: btf.offset("task_struct", "nvcsw")?,
-        reserved: [0; 11],
+        mm_mmap_base: btf.offset("mm_struct", "mmap_base")?,
+        vma_vm_file: btf.offset("vm_area_struct", "vm_file")?,
+        vma_vm_start: btf.offset("vm_area_struct", "vm_start")?,
+        vma_vm_end: btf.offset("vm_area_struct", "vm_end")?,
+        vma_vm_pgoff: btf.offset("vm_area_struct", "vm_pgoff")?,
+        inode_i_generation: btf.offset("inode", "i_generation")?,
+        inode_ctime_sec,
+        inode_ctime_nsec,
+        reserved: [0; 3],
     })
+}
+
+/// When an inode was changed last. Since 6.11 the members have the number itself, since 6.6 another name.
+/// <https://github.com/torvalds/linux/blob/v6.11/include/linux/fs.h#L664>
+fn changed(btf: &Btf<'_>) -> Result<(u32, u32), MissingMember> {
+    let names = [("i_ctime_sec", "i_ctime_nsec"), ("__i_ctime.tv_sec", "__i_ctime.tv_nsec")];
+    let both = |(sec, nsec)| Ok((btf.offset("inode", sec)?, btf.offset("inode", nsec)?));
+    let found = names.into_iter().find_map(|names| both(names).ok());
+    found.map_or_else(|| both(("i_ctime.tv_sec", "i_ctime.tv_nsec")), Ok)
 }
 
 /// Offsets of further members, in the order of `members`: pairs of structure and member path.

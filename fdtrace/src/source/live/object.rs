@@ -1,6 +1,10 @@
 //! The BPF object: loaded, its constants set, its programs put where they belong.
 
-use std::{collections::BTreeMap, os::fd::AsFd as _};
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher as _, RandomState},
+    os::fd::AsFd as _,
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
@@ -57,7 +61,7 @@ const TELLERS: [Next; 3] = [
 const STACKS: [Next; 2] = [("stack_at_exit", "sys_exit", next::EXIT_STACK), ("stack_at_enter", "sys_enter", 0)];
 
 /// Hooks that loop, as those do, and that the rest does without: program, tracepoint.
-const LOOPING: [(&str, &str); 1] = [("forked_files", "sched_process_fork")];
+const LOOPING: [(&str, &str); 2] = [("forked_files", "sched_process_fork"), ("laid_out", "sched_process_exec")];
 
 /// The loaded object.
 pub struct Object {
@@ -91,6 +95,8 @@ pub fn load(settings: &Settings) -> Result<Object> {
     let witnesses = if settings.stacks { syscalls::witnesses(Arch::native()) } else { [0; globals::SYSCALLS] };
     let hooked = syscalls::hooked(&classes, &compat, &witnesses);
     let tick = clock::tick();
+    // The standard library takes it from the kernel's generator.
+    let layout_key = RandomState::new().hash_one(std::process::id());
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&btf))
@@ -105,6 +111,7 @@ pub fn load(settings: &Settings) -> Result<Object> {
         .override_global(globals::STACK_BYTES, &settings.stack_bytes, true)
         .override_global(globals::ARM_AT, &settings.arm_at, true)
         .override_global(globals::RETURNS_BY_STACK, &returns_by_stack, true)
+        .override_global(globals::LAYOUT_KEY, &layout_key, true)
         .override_global(globals::TICK, &tick, true)
         .override_global(globals::RING_BYTES, &settings.ring_size, true)
         .map_max_entries("EVENTS", settings.ring_size);

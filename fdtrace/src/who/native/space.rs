@@ -215,6 +215,11 @@ impl AddressSpace {
             + size_of::<gimli::UnwindTableRow<usize>>() * 4
     }
 
+    /// The file whose code is there: its module, and its inode.
+    pub fn file_at(&self, address: u64) -> Option<(Option<u32>, u64)> {
+        self.region_at(address).map(|region| (region.module, region.inode))
+    }
+
     pub(super) fn code_at(&mut self, address: u64) -> Option<Code> {
         if let Some(code) = self.rules.get(&address) {
             return Some(*code);
