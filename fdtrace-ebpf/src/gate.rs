@@ -19,7 +19,7 @@ pub struct Number {
     /// The same, as long as others have the file as well. For good.
     watched_if_shared: u8,
     /// What is known of who holds the number (below [`NUMBERS_EACH`]). The high bits say whose it is; the low ones
-    /// [`BEGUN`], or that he is known or was searched for in vain, and how often that is believed before the map is asked
+    /// [`BEGUN`], [`OWN`], or that he is known or was searched for in vain, and how often that is believed before the map is asked
     /// again, which forgets what was not asked for long.
     held: u16,
 }
@@ -27,7 +27,9 @@ pub struct Number {
 const TRUST_BITS: u32 = 7;
 /// It was given out before our eyes, and nobody is known who may come to hold it: the map says nothing.
 const BEGUN: u16 = (1 << TRUST_BITS) - 1;
-const TRUST: u16 = BEGUN - 1;
+/// The same, and the program itself has opened it, no stream of the C library.
+const OWN: u16 = BEGUN - 1;
+const TRUST: u16 = OWN - 1;
 // Ids end at 4194304: <https://github.com/torvalds/linux/blob/v6.12/include/linux/threads.h#L34>.
 const _: () = assert!((1 << 22) / PROCESSES <= 1 << (16 - TRUST_BITS));
 
@@ -97,7 +99,7 @@ pub fn is_settled(tgid: u32, fd: u32) -> bool {
     // settled, until that has been believed often enough.
     unsafe {
         let held = (*number).held;
-        if fd as usize >= NUMBERS_EACH || held >> TRUST_BITS != whose(tgid) || matches!(held & BEGUN, 0 | BEGUN) {
+        if fd as usize >= NUMBERS_EACH || held >> TRUST_BITS != whose(tgid) || matches!(held & BEGUN, 0 | OWN..) {
             return false;
         }
         (*number).held = held - 1;
@@ -116,15 +118,16 @@ pub fn settle(tgid: u32, fd: u32) {
     }
 }
 
-/// A number was given out, and nobody is known who may come to hold it. `false`: there is no place to say so.
+/// A number was given out, and nobody is known who may come to hold it; `own`: no stream will before it has asked for the
+/// number's flags. `false`: there is no place to say so.
 #[inline(always)]
-pub fn begins(tgid: u32, fd: u32) -> bool {
+pub fn begins(tgid: u32, fd: u32, own: bool) -> bool {
     let Some(number) = element(tgid, fd) else { return false };
     if fd as usize >= NUMBERS_EACH {
         return false;
     }
     // SAFETY: a live element of an array map.
-    unsafe { (*number).held = whose(tgid) << TRUST_BITS | BEGUN };
+    unsafe { (*number).held = whose(tgid) << TRUST_BITS | if own { OWN } else { BEGUN } };
     true
 }
 
@@ -134,7 +137,16 @@ pub fn has_begun(tgid: u32, fd: u32) -> bool {
     let Some(number) = element(tgid, fd) else { return false };
     // SAFETY: a live element of an array map.
     let held = unsafe { (*number).held };
-    (fd as usize) < NUMBERS_EACH && held == whose(tgid) << TRUST_BITS | BEGUN
+    (fd as usize) < NUMBERS_EACH && held >> TRUST_BITS == whose(tgid) && held & BEGUN >= OWN
+}
+
+/// Is it so, and the number the program's own? An interpreter's objects may come to hold it all the same.
+#[inline(always)]
+pub fn is_own(tgid: u32, fd: u32) -> bool {
+    let Some(number) = element(tgid, fd) else { return false };
+    // SAFETY: a live element of an array map.
+    let held = unsafe { (*number).held };
+    (fd as usize) < NUMBERS_EACH && held == whose(tgid) << TRUST_BITS | OWN && !is_marked(tgid, PYTHON)
 }
 
 /// Neither is.

@@ -62,6 +62,9 @@ unsafe fn look_at_all(walk: *mut Walk) {
     // SAFETY: by the caller's promise.
     unsafe {
         (*walk).candidates = 0;
+        if (&raw const (*walk).pointer_count).read_volatile() == 0 {
+            return;
+        }
         bpf_loop(POINTERS as u32, look_step as *mut c_void, core::ptr::null_mut(), 0);
     }
 }
@@ -223,6 +226,7 @@ pub unsafe fn search(walk: *mut Walk) {
         (*walk).pointer_count = 0;
         if (&raw const (*walk).library_only).read_volatile() != 0 && returns_by_stack() && !is_library_s(walk) {
             (*walk).candidates = 0;
+            (*walk).by_itself = 1;
             return;
         }
         let is_decided = is_to_close(walk) && recall(walk);

@@ -236,6 +236,7 @@ fn prepare(task: &Task, now: u64) -> Option<*mut Walk> {
         (*walk).word_count = 0;
         (*walk).recognised = 0;
         (*walk).by_program = 0;
+        (*walk).by_itself = 0;
         (*walk).loader_len = 0;
     }
     Some(walk)

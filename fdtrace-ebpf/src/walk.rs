@@ -103,6 +103,8 @@ pub struct Walk {
     pub library_only: u32,
     /// Nonzero: it does.
     pub by_library: u32,
+    /// Nonzero: it was searched for, and does not: the program itself makes the call.
+    pub by_itself: u32,
     /// Nonzero: `closedir` closes the number, which the object in [`Self::known`] holds.
     pub is_closedir: u32,
     /// Nonzero: the stack is known, and no function of the C library makes the call for itself.

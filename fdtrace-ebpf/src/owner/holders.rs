@@ -112,7 +112,9 @@ pub unsafe fn begun(walk: *mut Walk) {
     // SAFETY: by the caller's promise.
     unsafe {
         maybes(walk);
-        if (*walk).known.maybe[0] == 0 && gate::begins((*walk).tgid, (*walk).wanted_fd) {
+        // The standard streams have their numbers without having asked for anything.
+        let own = (*walk).by_itself != 0 && (*walk).wanted_fd > 2;
+        if (*walk).known.maybe[0] == 0 && gate::begins((*walk).tgid, (*walk).wanted_fd, own) {
             let _ = HOLDERS.remove(&wanted_slot(walk));
             return;
         }

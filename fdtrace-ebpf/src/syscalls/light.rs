@@ -35,7 +35,7 @@ pub fn begins(regs: *const c_void, nr: u64, hooks: u8) -> bool {
     if gate::is_marked(tgid, gate::FRESH) || kernel::in_compat_call() || watch::watched(tgid, fd, files) != 0 {
         return false;
     }
-    if hooks & hook::EMPTY_PATH != 0 && arg(regs, 3) & AT_EMPTY_PATH != 0 {
+    if hooks & hook::EMPTY_PATH != 0 && arg(regs, 3) & AT_EMPTY_PATH != 0 && !gate::is_own(tgid, fd as u32) {
         return false;
     }
     if hooks & hook::SEARCHED != 0 && gate::is_marked(tgid, gate::PYTHON) && !owner::is_settled(tgid, fd as u32) {

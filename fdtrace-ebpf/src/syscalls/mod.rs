@@ -344,6 +344,13 @@ pub fn wants_at_enter(regs: *const c_void, nr: u64, task: &Task, watched: bool) 
     if wants & !witness::ON_FAILURE == witness::BIND_ONCE && !watched && !may_find(regs, task) {
         return false;
     }
+    // A stream asks about its number before it first uses it, and what the program has opened for itself is no stream's.
+    if matches!(wants & !witness::ON_FAILURE, witness::BIND | witness::BIND_EMPTY_PATH)
+        && !watched
+        && gate::is_own(task.tgid, arg(regs, 0) as u32)
+    {
+        return false;
+    }
     // Of a program without an interpreter nothing else is looked at when it calls `fcntl`.
     if filter::class(nr, false) == class::FCNTL && !asks_for_flags(regs) && !gate::is_marked(task.tgid, gate::PYTHON) {
         return false;

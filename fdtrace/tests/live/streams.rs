@@ -16,9 +16,10 @@ type Tally = BTreeMap<String, u32>;
 
 fn compile(scratch: &Scratch, level: &str) -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/live/streams.c");
-    let program = scratch.path(&format!("streams{level}"));
+    let program = scratch.path(&format!("streams{}", level.replace(' ', "")));
     // Without symbols and frame pointers: nothing may depend on them.
-    harness::compile(&[level, "-w", "-s", "-fomit-frame-pointer"], &source, &program).then_some(program)
+    let flags: Vec<&str> = level.split(' ').chain(["-w", "-s", "-fomit-frame-pointer"]).collect();
+    harness::compile(&flags, &source, &program).then_some(program)
 }
 
 /// What the program says, and every finding and every close of its descriptors.
@@ -74,7 +75,8 @@ fn of<'a>(tally: &'a Tally, kind: &str) -> impl Iterator<Item = (&'a String, &'a
 #[ignore = "needs root and a kernel with BTF"]
 fn streams_and_directories_are_met_again() {
     let scratch = Scratch::new();
-    for level in ["-O0", "-O1", "-O2", "-O3"] {
+    // In a static program the library's functions do not tell from the program's: less is found, and nothing wrong.
+    for (level, least) in [("-O0", 99), ("-O1", 99), ("-O2", 99), ("-O3", 99), ("-O2 -static", 0)] {
         let Some(program) = compile(&scratch, level) else {
             eprintln!("skipped: no C compiler");
             return;
@@ -100,7 +102,7 @@ fn streams_and_directories_are_met_again() {
                 });
                 println!("{name}: {kind}: {found} of {all}");
                 assert_eq!(all > 0, mistakes == "1" || matches!(kind, "stream" | "directory"), "{name}: {kind}");
-                assert!(found * 100 >= all * 99, "{name}: {kind}: {found} of {all}");
+                assert!(found * 100 >= all * least, "{name}: {kind}: {found} of {all}");
             }
         }
     }
