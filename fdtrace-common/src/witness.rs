@@ -343,7 +343,7 @@ pub struct StackKey {
 pub struct KnownStack {
     /// Never 0.
     pub number: u64,
-    /// Nonzero: no function of the C library makes the call for itself.
+    /// Nonzero: no function of the C library makes the call for itself, or it is an open and makes no stream.
     pub by_program: u32,
     pub count: u32,
     pub reserved: u32,

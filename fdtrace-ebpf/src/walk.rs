@@ -107,7 +107,7 @@ pub struct Walk {
     pub by_itself: u32,
     /// Nonzero: `closedir` closes the number, which the object in [`Self::known`] holds.
     pub is_closedir: u32,
-    /// Nonzero: the stack is known, and no function of the C library makes the call for itself.
+    /// Nonzero: the stack is known, and `fdtrace_common::witness::KnownStack::by_program`.
     pub by_program: u32,
     /// Of the process: see `fdtrace_common::wire::TracedProcess::layout`.
     pub layout: u64,

@@ -38,6 +38,8 @@ pub(super) struct Stack {
     /// In the terms of the process that had it first.
     pub(super) unwound: Unwound,
     pub(super) bases: Bases,
+    /// See [`KnownStack::by_program`].
+    by_program: bool,
     /// One of [`fdtrace_common::witness::caller`], once somebody has asked.
     pub(super) caller: Option<u32>,
     /// The variable that keeps what a call from here returns, and whether it is known where that goes; once somebody has
@@ -46,17 +48,17 @@ pub(super) struct Stack {
 }
 
 impl Stack {
-    pub(super) fn new(unwound: Unwound, bases: Bases) -> Self {
-        Self { unwound, bases, caller: None, keeper: None }
+    pub(super) fn new(unwound: Unwound, bases: Bases, by_program: bool) -> Self {
+        Self { unwound, bases, by_program, caller: None, keeper: None }
     }
+}
 
-    /// A function of another file calls the one that makes the system call: the C library does not make it for itself. Of a
-    /// static program both are part, and it is not known.
-    fn is_by_program(&self) -> bool {
-        let [innermost, next, ..] = &*self.unwound.frames else { return false };
-        let files = innermost.module.zip(next.module);
-        files.is_some_and(|(innermost, next)| innermost != next) && !next.by_frame_pointer
-    }
+/// A function of another file calls the one that makes the system call: the C library does not make it for itself. Of a static
+/// program both are part, and it is not known.
+pub(super) fn is_by_program(unwound: &Unwound) -> bool {
+    let [innermost, next, ..] = &*unwound.frames else { return false };
+    let files = innermost.module.zip(next.module);
+    files.is_some_and(|(innermost, next)| innermost != next) && !next.by_frame_pointer
 }
 
 /// What the kernel side is to be told.
@@ -107,8 +109,8 @@ impl Known {
         Some(&mut entry.stack)
     }
 
-    /// A copy of a stack came from a process and was unwound.
-    pub(super) fn met(&mut self, tgid: u32, key: StackKey, words: &[(u32, u64)], unwound: &Unwound, bases: Bases) {
+    /// A copy of a stack came from a process and was unwound; `stack` is what is kept of it if it becomes known.
+    pub(super) fn met(&mut self, tgid: u32, key: StackKey, words: &[(u32, u64)], stack: impl FnOnce() -> Stack) {
         if self.layouts.get(&tgid) != Some(&key.layout) {
             self.ended(tgid);
             self.layouts.insert(tgid, key.layout);
@@ -131,7 +133,7 @@ impl Known {
         let key = StackKey { variant, ..key };
         self.last += 1;
         place.push(self.last);
-        let stack = Stack::new(unwound.clone(), bases);
+        let stack = stack();
         self.changes.push(Change::Add(key, Box::new(known(self.last, words, &stack))));
         let entry = Entry { key, stack, basis: hash, copies: 0, used: true };
         self.stacks.insert(self.last, entry);
@@ -211,7 +213,7 @@ impl Known {
 
 /// How the kernel side recognises a stack.
 fn known(number: u64, words: &[(u32, u64)], stack: &Stack) -> KnownStack {
-    let by_program = u32::from(stack.is_by_program());
+    let by_program = u32::from(stack.by_program);
     let mut known = KnownStack { number, by_program, span: relative::span(words), ..KnownStack::default() };
     let rooms = known.words.iter_mut().zip(&mut known.offsets);
     for (&(offset, word), (word_room, offset_room)) in words.iter().zip(rooms) {
@@ -244,7 +246,7 @@ mod tests {
     /// Meets a stack with these words, and returns what the kernel side is told of: added variants and their numbers, and how
     /// many are removed.
     fn meet(known: &mut Known, key: StackKey, words: &[(u32, u64)]) -> (Vec<(u32, u64)>, usize) {
-        known.met(7, key, words, &unwound(), Bases::default());
+        known.met(7, key, words, || Stack::new(unwound(), Bases::default(), false));
         told(known)
     }
 
@@ -356,8 +358,8 @@ mod tests {
 
     #[test]
     fn the_words_and_the_frame_pointer_are_told() {
-        let known = known(9, &[(KnownStack::BP, 7), (24, 5), (8, 6)], &Stack::new(unwound(), Bases::default()));
-        assert_eq!((known.number, known.count, known.span), (9, 3, 32));
+        let known = known(9, &[(KnownStack::BP, 7), (24, 5), (8, 6)], &Stack::new(unwound(), Bases::default(), true));
+        assert_eq!((known.number, known.count, known.span, known.by_program), (9, 3, 32, 1));
         assert_eq!(
             (known.offsets[..3].to_vec(), known.words[..3].to_vec()),
             (vec![KnownStack::BP, 24, 8], vec![7, 5, 6])

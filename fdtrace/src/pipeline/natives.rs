@@ -9,18 +9,20 @@ use std::{
 };
 
 use fdtrace_common::{
+    class,
     wire::{self, Header, kind},
     witness::{self, CANDIDATES_MAX, Mapped, PyFrame, Stack, TypeDef, caller, note, owns},
 };
 
 use super::{
-    known::{Change, Known, Stack as KnownStack, Variable},
+    known::{self, Change, Known, Stack as KnownStack, Variable},
     loaded::{self, Loaded},
     relative::{self, Bases},
 };
 use crate::{
     detect::finding::{Act, Finding, Frame, Name},
     source::recording::without_copy,
+    syscalls::{Arch, lookup},
     who::{
         native::{
             AddressSpace, End, Frame as Place, Lost, Module, NativeFrame, Object, Objects, Registers, Snapshot,
@@ -100,6 +102,14 @@ fn asks_for_caller(head: &Stack) -> bool {
 fn caller_of(symbols: &mut Symbols, unwound: &Unwound) -> u32 {
     let innermost = unwound.frames.get(..CALLER_FRAMES).unwrap_or(&unwound.frames);
     library_or_program(symbols.functions(&unwound.space.borrow(), innermost))
+}
+
+/// Is it sure that no stream can come to hold the number because of this call?
+fn has_no_stream(symbols: &mut Symbols, unwound: &Unwound, head: &Stack) -> bool {
+    let is_open =
+        lookup(Arch::native(), head.nr).is_some_and(|call| matches!(call.class, class::OPEN_PATH0 | class::OPEN_PATH1));
+    let innermost = unwound.frames.get(..CALLER_FRAMES).unwrap_or(&unwound.frames);
+    known::is_by_program(unwound) || is_open && symbols.opens_no_stream(&unwound.space.borrow(), innermost)
 }
 
 fn library_or_program(frames: Vec<NativeFrame>) -> u32 {
@@ -217,7 +227,7 @@ impl Natives {
         } else {
             let frames = usize::try_from(head.frames).ok()?.checked_mul(size_of::<PyFrame>())?;
             let copy = tail.get(frames..)?.get(..usize::try_from(head.stack_len).ok()?)?;
-            copied = KnownStack::new(self.unwind(header.tgid, &head, copy)?, Bases::of(&head));
+            copied = KnownStack::new(self.unwind(header.tgid, &head, copy)?, Bases::of(&head), false);
             &mut copied
         };
         let Unwound { space, frames, .. } = &stack.unwound;
@@ -270,7 +280,10 @@ impl Natives {
         let words = if is_whole { relative::words(head, &stack, &space.borrow(), told) } else { None };
         let unwound = Unwound { space, frames: stack.frames.into(), end: stack.end };
         if let Some(words) = words {
-            self.known.met(tgid, relative::key(head), &words, &unwound, Bases::of(head));
+            let symbols = &mut self.symbols;
+            self.known.met(tgid, relative::key(head), &words, || {
+                KnownStack::new(unwound.clone(), Bases::of(head), has_no_stream(symbols, &unwound, head))
+            });
         }
         Some(unwound)
     }

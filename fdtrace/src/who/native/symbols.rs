@@ -39,6 +39,9 @@ struct ObjectSymbols {
     build_id: Option<Rc<str>>,
     table: SymbolTable,
     debug: Debug,
+    /// Where the function is with which the GNU C library opens its streams. Its name is part of what the library exports,
+    /// so a stripped one has it as well.
+    opens_streams: Option<Range<u64>>,
     /// Parts of functions of [`SPLIT`] that no symbol covers.
     parts: Vec<(Range<u64>, Vec<u8>)>,
 }
@@ -119,6 +122,18 @@ impl Symbols {
         frames.iter().map(&mut function).collect()
     }
 
+    /// Is it sure that an open from here is none by which the C library makes a stream? The frames are those of the call, as
+    /// many as may be the library's.
+    pub fn opens_no_stream(&mut self, space: &AddressSpace, frames: &[Frame]) -> bool {
+        let [innermost, _, ..] = frames else { return false };
+        let Some(library) = innermost.module.and_then(|index| space.module(index)) else { return false };
+        let Some(opens) = self.object(&library.object).opens_streams.clone() else { return false };
+        let is_there = |frame: &Frame| {
+            frame.module == innermost.module && opens.contains(&frame.lookup_address().wrapping_sub(library.bias))
+        };
+        !frames.iter().any(|frame| frame.by_frame_pointer || is_there(frame))
+    }
+
     /// Bytes of memory that tables and debug information take.
     pub fn memory(&self) -> usize {
         self.memory
@@ -166,7 +181,9 @@ impl ObjectSymbols {
         };
         let parts = SPLIT.iter().flat_map(|name| split_parts(object, &table, name)).collect();
         let build_id = object.build_id.as_deref().map(Rc::from);
-        Self { path: String::from_utf8_lossy(&object.path).into(), build_id, table, debug, parts }
+        let opens_streams = table.range_of(b"_IO_file_open");
+        let path = String::from_utf8_lossy(&object.path).into();
+        Self { path, build_id, table, debug, opens_streams, parts }
     }
 
     /// Reads the debug information, unless that was done; the memory that it takes.
@@ -252,4 +269,42 @@ fn split_parts(object: &Object, table: &SymbolTable, name: &[u8]) -> Vec<(Range<
     let mut context = Context::new();
     entries.retain(|start, (_, jumps)| *jumps >= 2 && rule::is_continuation(object, *start, &mut context));
     entries.into_values().map(|(range, _)| (range, name.to_vec())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::who::native::Objects;
+
+    /// The address of a function that the C library of this process exports.
+    fn exported(name: &std::ffi::CStr) -> Option<u64> {
+        // SAFETY: a string with an end; nothing is called.
+        let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+        (!address.is_null()).then_some(address as u64)
+    }
+
+    #[test]
+    fn who_opens_a_stream() {
+        let mut space = AddressSpace::load(std::process::id(), &mut Objects::default()).unwrap();
+        let all: Option<Vec<u64>> = [c"open64", c"_IO_file_open", c"opendir"].map(exported).into_iter().collect();
+        let Some(&[open, stream, other]) = all.as_deref() else {
+            eprintln!("skipped: another C library");
+            return;
+        };
+        let mut frame = |address: u64| Frame {
+            address: address + 8,
+            module: space.code_at(address).unwrap().module,
+            is_return_address: true,
+            by_frame_pointer: false,
+        };
+        let program = who_opens_a_stream as *const () as u64;
+        let [open, stream, other, program] = [open, stream, other, program].map(&mut frame);
+        let mut symbols = Symbols::new();
+        let mut none = |frames: &[Frame]| symbols.opens_no_stream(&space, frames);
+        assert!(none(&[open, other, program]) && none(&[open, program]));
+        assert!(!none(&[open, stream, program]) && !none(&[open, other, stream]));
+        // Nothing is sure of what is not the library's, or was guessed, or nobody called.
+        assert!(!none(&[program, program]) && !none(&[open]));
+        assert!(!none(&[open, Frame { by_frame_pointer: true, ..other }]));
+    }
 }
