@@ -96,7 +96,9 @@ pub fn section(bench: &Bench) -> Result<Vec<Table>> {
             }
         };
         for (name, client) in &server.loads {
-            measure(bench, &mut table, server.pid, name, client)?;
+            if let Err(error) = measure(bench, &mut table, server.pid, name, client) {
+                table.note(format!("{name}: not measured: {error:#}"));
+            }
         }
     }
     Ok(vec![table])
@@ -160,10 +162,15 @@ fn attach(bench: &Bench, pid: u32) -> Result<(Vec<String>, Attached)> {
         let pids = family(pid);
         match bench.attach_all(pid, &pids, &[]) {
             Ok(attached) => return Ok((pids, attached)),
-            Err(error) if tries < 5 && format!("{error:#}").contains("there is no process") => tries += 1,
+            Err(error) if tries < 5 && is_gone(&format!("{error:#}")) => tries += 1,
             Err(error) => return Err(error),
         }
     }
+}
+
+/// One of the processes that fdtrace was to attach to was gone before it could.
+fn is_gone(error: &str) -> bool {
+    error.contains("there is no process") || error.contains("has ended")
 }
 
 /// The processes that a server has begun.
