@@ -10,6 +10,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_find_vma, bpf_probe_read_kernel, bpf_task_pt_regs},
 };
 use fdtrace_common::{
+    class::witness,
     python::PyProcess,
     wire::TracedProcess,
     witness::{ImageKey, Mapped, PyEntry, PyImage, image, kind},
@@ -221,6 +222,20 @@ pub unsafe fn library(task: &Task, regs: *const c_void, at: u64) {
             return;
         }
         install(task.tgid, task.execs, image, at.wrapping_sub((*image).code_address & !0xfff));
+    }
+}
+
+/// A call has returned and there is no room to look at it. If it has mapped something, nobody knows any more what is where.
+#[inline(always)]
+pub fn missed(regs: *const c_void) {
+    // SAFETY: typed by the tracepoint; the offset comes from BTF. A live element of a hash map.
+    unsafe {
+        let nr: u64 = member(regs, offset!(regs_nr));
+        if filter::witnesses(nr) & witness::MAPS != 0
+            && let Some(process) = filter::process(filter::ids().0)
+        {
+            (*process).layout = anew();
+        }
     }
 }
 

@@ -166,6 +166,7 @@ pub fn at_exit(regs: *const c_void, ret: i64) {
         exit(regs, ret);
         turns::give_back(Room::Stack);
     } else {
+        loaded::missed(regs);
         emit::count_degraded(loss::RING_STACK);
     }
 }

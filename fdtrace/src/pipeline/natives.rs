@@ -199,7 +199,10 @@ impl Natives {
     }
 
     fn forget(&mut self, tgid: u32) {
-        self.spaces.remove(&tgid);
+        // Known stacks may keep it; and children, which use it, if it is not the process's own.
+        if let Some(space) = self.spaces.remove(&tgid).filter(|space| space.borrow().pid() == tgid) {
+            space.borrow_mut().retire();
+        }
         self.unreadable.remove(&tgid);
         self.named.remove(&tgid);
         self.known.ended(tgid);

@@ -57,7 +57,8 @@ pub struct AddressSpace {
     regions: Vec<Region>,
     modules: Vec<Module>,
     rules: HashMap<u64, Code, BuildHasherDefault<AddressHasher>>,
-    context: Context,
+    /// What rules are read with, once one has been.
+    context: Option<Context>,
     pub(super) perf_map: Option<PerfMap>,
     refreshed: Instant,
 }
@@ -84,7 +85,7 @@ impl AddressSpace {
             regions: Vec::new(),
             modules: Vec::new(),
             rules: HashMap::default(),
-            context: Context::new(),
+            context: None,
             perf_map: None,
             refreshed: Instant::now(),
         }
@@ -178,6 +179,12 @@ impl AddressSpace {
         }
     }
 
+    /// The process has ended: what remains is to name frames that are kept, for which most of the memory is not needed.
+    pub fn retire(&mut self) {
+        self.rules = HashMap::default();
+        self.context = None;
+    }
+
     pub fn pid(&self) -> u32 {
         self.pid
     }
@@ -212,7 +219,7 @@ impl AddressSpace {
         size_of_val(self.regions.as_slice())
             + size_of_val(self.modules.as_slice())
             + self.rules.capacity() * size_of::<(u64, Code)>()
-            + size_of::<gimli::UnwindTableRow<usize>>() * 4
+            + self.context.as_ref().map_or(0, |_| size_of::<gimli::UnwindTableRow<usize>>() * 4)
     }
 
     /// The file whose code is there: its module, and its inode.
@@ -226,7 +233,10 @@ impl AddressSpace {
         }
         let module = self.region_at(address)?.module;
         let rule = match module.and_then(|index| self.modules.get(index as usize)) {
-            Some(module) => rule::rule_at(&module.object, address.wrapping_sub(module.bias), &mut self.context),
+            Some(module) => {
+                let context = self.context.get_or_insert_with(Context::new);
+                rule::rule_at(&module.object, address.wrapping_sub(module.bias), context)
+            }
             None => Rule::Uncovered,
         };
         if self.rules.len() >= RULES_MAX {
@@ -240,7 +250,8 @@ impl AddressSpace {
     /// The object of a piece of code, the address in its terms, and scratch memory.
     pub(super) fn object_and_context(&mut self, code: &Code, address: u64) -> Option<(&Object, u64, &mut Context)> {
         let module = self.modules.get(code.module? as usize)?;
-        Some((&module.object, address.wrapping_sub(module.bias), &mut self.context))
+        let context = self.context.get_or_insert_with(Context::new);
+        Some((&module.object, address.wrapping_sub(module.bias), context))
     }
 
     fn region_at(&self, address: u64) -> Option<&Region> {
