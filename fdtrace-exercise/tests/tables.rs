@@ -146,6 +146,43 @@ impl Tracer {
         text
     }
 
+    /// Every slot with one of these inodes, as the model has it and as the kernel does: descriptions of one inode are easily
+    /// taken for one another.
+    fn alike(&self, tasks: &[Task], inodes: &[u64]) -> String {
+        use std::os::unix::fs::MetadataExt as _;
+        let mut text = String::new();
+        for table in self.stages.world.tables.values() {
+            for (fd, life) in table.open() {
+                let description = &life.data.description;
+                let inode = description.details().map(|details| details.info.inode);
+                if inode.is_some_and(|inode| inodes.contains(&inode)) {
+                    let flags = description.details().map(|details| details.info.flags);
+                    let _ = writeln!(
+                        text,
+                        "    model: {:?} of {:?}, fd {fd}: {:?} flags {flags:x?} inode {inode:?}",
+                        table.id,
+                        table.tasks(),
+                        description.serial
+                    );
+                }
+            }
+        }
+        for task in tasks {
+            let directory = format!("/proc/{}/task/{}", task.pid, task.tid);
+            let Ok(entries) = std::fs::read_dir(format!("{directory}/fd")) else { continue };
+            for entry in entries.flatten() {
+                let inode = std::fs::metadata(entry.path()).map(|metadata| metadata.ino()).unwrap_or_default();
+                if inodes.contains(&inode) {
+                    let fd = entry.file_name().to_string_lossy().into_owned();
+                    let info = std::fs::read_to_string(format!("{directory}/fdinfo/{fd}")).unwrap_or_default();
+                    let flags = info.lines().find(|line| line.starts_with("flags")).unwrap_or_default().to_owned();
+                    let _ = writeln!(text, "    kernel: task {}, fd {fd}: {flags} inode {inode}", task.tid);
+                }
+            }
+        }
+        text
+    }
+
     fn compare(&self, tasks: &[Task]) -> compare::Comparison {
         let model: Vec<ModelTable> = tasks.iter().map(|task| as_model(&self.stages.world, task)).collect();
         compare::examine(&model)
@@ -294,7 +331,7 @@ fn run(tracer: &mut Tracer, config: &Config, slots: &mut usize) -> Result<(), St
         }
         let mut comparison = tracer.compare(&quiet.tasks);
         // A registration goes with the last reference to its file, which the kernel may put later than the call that
-        // gave it up: io_uring's, and those in messages, on a thread of its own; a thread's that exits, one by one.
+        // gave it up: io_uring's, and those in messages, on a thread of its own.
         let is_interest = |difference: &compare::Difference| difference.aspect == Aspect::Interest;
         let deadline = Instant::now() + PUT_BY;
         let began = Instant::now();
@@ -317,7 +354,9 @@ fn run(tracer: &mut Tracer, config: &Config, slots: &mut usize) -> Result<(), St
         if !comparison.differences.is_empty() {
             let pids: Vec<u32> = comparison.differences.iter().map(|difference| difference.pid).collect();
             let lines: Vec<String> = comparison.differences.iter().map(ToString::to_string).collect();
-            let story = tracer.story(&comparison.differences);
+            let mut story = tracer.story(&comparison.differences);
+            let inodes = lines.iter().filter_map(|line| line.split_once("ino: ")?.1.split(',').next()?.parse().ok());
+            story += &tracer.alike(&quiet.tasks, &inodes.collect::<Vec<u64>>());
             return Err(format!("{}\n{story}{}", lines.join("\n"), driver.explain(&pids, 60)));
         }
     }
