@@ -219,7 +219,9 @@ impl World {
         let instance = self.epolls.remove(&description.serial);
         let mut entries = Vec::new();
         if description.watched.replace(0) > 0 {
-            for (serial, epoll) in &mut self.epolls {
+            // An instance that seems to be gone may come back as well, and must not bring this along.
+            let buried = self.graves.iter_mut().filter_map(|it| Some((&it.description.serial, it.instance.as_mut()?)));
+            for (serial, epoll) in self.epolls.iter_mut().chain(buried) {
                 let gone = epoll
                     .entries
                     .extract_if((description.serial, i32::MIN)..=(description.serial, i32::MAX), |_, _| true);
@@ -262,7 +264,10 @@ impl World {
             self.epolls.entry(description.serial).or_insert(instance);
         }
         for (serial, entry) in entries {
-            if let Some(epoll) = self.epolls.get_mut(&serial) {
+            // A table that is listed brings back its descriptions one by one: the instance may be still to come.
+            let mut buried = self.graves.iter_mut().filter(|it| it.description.serial == serial);
+            let buried = || buried.find_map(|it| it.instance.as_mut());
+            if let Some(epoll) = self.epolls.get_mut(&serial).or_else(buried) {
                 description.watched.set(description.watched.get() + 1);
                 epoll.entries.entry((description.serial, entry.fd)).or_insert(entry);
             }

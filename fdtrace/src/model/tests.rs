@@ -503,6 +503,51 @@ fn a_registration_outlives_its_number_by_a_dup_that_returns_late() {
     assert_eq!(entries, [(bench.serial(6), 5)]);
 }
 
+/// The epoll at 10, which a call puts under 11.
+fn dup_of_epoll(bench: &mut Bench, at: Interval) {
+    let (file, source) = (FileInfo { fop: 0xe1, ..file(0xee) }, Source::Duplicated(10));
+    let install = Install { fd: 11, file, cloexec: false, source, path: None, looked: at.exit.pos };
+    bench.call("dup", at, 11, Effect::Install(install));
+}
+
+#[test]
+fn a_registration_whose_epoll_and_file_both_return_late() {
+    for (epoll_goes_first, epoll_comes_first) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (mut bench, epoll) = with_epoll();
+        bench.open(at(3, 4), 5, 0xa0);
+        bench.call("epoll_ctl", at(5, 6), 0, ctl(0xee, 5, [0xa0, 0xa0]));
+        // As when a thread exits whose table another one has copied, which is told descriptor by descriptor.
+        let (first, second) = if epoll_goes_first { (11, 13) } else { (13, 11) };
+        let mut gone = [(first, 10, 0xee), (second, 5, 0xa0)];
+        gone.sort_unstable();
+        gone.into_iter().for_each(|(pos, fd, address)| bench.close(at(pos - 1, pos), fd, address, 0));
+        assert!(!bench.world.epolls.contains_key(&epoll));
+        if epoll_comes_first {
+            dup_of_epoll(&mut bench, at(8, 14));
+            assert!(bench.world.epolls[&epoll].entries.is_empty(), "nobody is known to hold the file");
+        }
+        bench.dup(at(7, 15), 5, 6, 0xa0);
+        if !epoll_comes_first {
+            dup_of_epoll(&mut bench, at(8, 16));
+        }
+        let entries: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
+        assert_eq!(entries, [(bench.serial(6), 5)], "{epoll_goes_first} {epoll_comes_first}");
+        bench.close(at(17, 18), 6, 0xa0, 0);
+        assert!(bench.world.epolls[&epoll].entries.is_empty());
+    }
+}
+
+#[test]
+fn a_file_that_goes_while_its_epoll_seems_to_be_gone() {
+    let (mut bench, epoll) = with_epoll();
+    bench.open(at(3, 4), 5, 0xa0);
+    bench.call("epoll_ctl", at(5, 6), 0, ctl(0xee, 5, [0xa0, 0xa0]));
+    bench.close(at(8, 9), 10, 0xee, 0);
+    bench.close(at(10, 11), 5, 0xa0, 0);
+    dup_of_epoll(&mut bench, at(7, 12));
+    assert!(bench.world.epolls[&epoll].entries.is_empty());
+}
+
 #[test]
 fn a_target_that_changed_during_the_call_is_asked_for() {
     let (mut bench, epoll) = with_epoll();
