@@ -19,8 +19,8 @@ pub struct Number {
     /// The same, as long as others have the file as well. For good.
     watched_if_shared: u8,
     /// What is known of who holds the number (below [`NUMBERS_EACH`]). The high bits say whose it is; the low ones
-    /// [`BEGUN`], [`OWN`], or that he is known or was searched for in vain, and how often that is believed before the map is asked
-    /// again, which forgets what was not asked for long.
+    /// [`BEGUN`], [`OWN`], or that he is known or was searched for in vain, and how often that is believed before the map is
+    /// asked again, which forgets what was not asked for long.
     held: u16,
 }
 
@@ -134,19 +134,22 @@ pub fn begins(tgid: u32, fd: u32, own: bool) -> bool {
 /// Is it still so?
 #[inline(always)]
 pub fn has_begun(tgid: u32, fd: u32) -> bool {
-    let Some(number) = element(tgid, fd) else { return false };
-    // SAFETY: a live element of an array map.
-    let held = unsafe { (*number).held };
-    (fd as usize) < NUMBERS_EACH && held >> TRUST_BITS == whose(tgid) && held & BEGUN >= OWN
+    held(tgid, fd) >= OWN
 }
 
 /// Is it so, and the number the program's own? An interpreter's objects may come to hold it all the same.
 #[inline(always)]
 pub fn is_own(tgid: u32, fd: u32) -> bool {
-    let Some(number) = element(tgid, fd) else { return false };
+    held(tgid, fd) == OWN && !is_marked(tgid, PYTHON)
+}
+
+/// The low bits of [`Number::held`]; 0: nothing is known of this number of this process.
+#[inline(always)]
+fn held(tgid: u32, fd: u32) -> u16 {
+    let Some(number) = element(tgid, fd) else { return 0 };
     // SAFETY: a live element of an array map.
     let held = unsafe { (*number).held };
-    (fd as usize) < NUMBERS_EACH && held == whose(tgid) << TRUST_BITS | OWN && !is_marked(tgid, PYTHON)
+    if (fd as usize) < NUMBERS_EACH && held >> TRUST_BITS == whose(tgid) { held & BEGUN } else { 0 }
 }
 
 /// Neither is.

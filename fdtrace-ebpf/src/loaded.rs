@@ -51,8 +51,8 @@ fn mix(layout: u64, word: u64) -> u64 {
 /// Puts a file into a layout, as it is now: what is written into it later, or comes to have its number, is another one.
 #[inline(always)]
 fn mix_file(layout: u64, file: u64) -> u64 {
-    let inode = read::<u64>(file + offset!(file_f_inode) as u64);
-    let key = key_of(file);
+    let inode = inode_of(file);
+    let key = key_of_inode(inode);
     let generation = read::<u32>(inode + offset!(inode_i_generation) as u64);
     let seconds = read::<u64>(inode + offset!(inode_ctime_sec) as u64);
     // The uppermost bit tells since 6.13 whether somebody has asked.
@@ -171,7 +171,7 @@ pub fn program(who: Subject, bprm: *const c_void) {
     }
     // SAFETY: typed by the tracepoint; the offset comes from BTF.
     let file: u64 = unsafe { member(bprm, offset!(bprm_file)) };
-    mapped(who, file, kernel::start_code(), [0, 0], -1);
+    mapped(who, file, kernel::start_code(), [0, 0], Mapped::PROGRAM);
 }
 
 /// Code of a file is in the memory of a process from now on. `room`: its length and its offset in the file.
@@ -246,7 +246,16 @@ fn image_of(file: u64) -> Option<*const PyImage> {
 
 #[inline(always)]
 fn key_of(file: u64) -> ImageKey {
-    let inode = read::<u64>(file + offset!(file_f_inode) as u64);
+    key_of_inode(inode_of(file))
+}
+
+#[inline(always)]
+fn inode_of(file: u64) -> u64 {
+    read(file + offset!(file_f_inode) as u64)
+}
+
+#[inline(always)]
+fn key_of_inode(inode: u64) -> ImageKey {
     let sb = read::<u64>(inode + offset!(inode_i_sb) as u64);
     ImageKey {
         inode: read::<u64>(inode + offset!(inode_i_ino) as u64),

@@ -267,6 +267,12 @@ impl Tracer {
     }
 }
 
+/// The inode of a registration that is shown, by the kernel or by the model: `ino: 5` or `ino: Some(5)`.
+fn inode_in(line: &str) -> Option<u64> {
+    let number = line.split_once("ino: ")?.1.trim_start_matches("Some(");
+    number.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+}
+
 fn table_of<'a>(world: &'a World, task: &Task) -> Option<&'a Table> {
     world.table_of_task(task.tid).or_else(|| world.table_of_process(task.pid))
 }
@@ -355,8 +361,7 @@ fn run(tracer: &mut Tracer, config: &Config, slots: &mut usize) -> Result<(), St
             let pids: Vec<u32> = comparison.differences.iter().map(|difference| difference.pid).collect();
             let lines: Vec<String> = comparison.differences.iter().map(ToString::to_string).collect();
             let mut story = tracer.story(&comparison.differences);
-            let inodes = lines.iter().filter_map(|line| line.split_once("ino: ")?.1.split(',').next()?.parse().ok());
-            story += &tracer.alike(&quiet.tasks, &inodes.collect::<Vec<u64>>());
+            story += &tracer.alike(&quiet.tasks, &lines.iter().filter_map(|line| inode_in(line)).collect::<Vec<_>>());
             return Err(format!("{}\n{story}{}", lines.join("\n"), driver.explain(&pids, 60)));
         }
     }

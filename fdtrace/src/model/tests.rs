@@ -92,6 +92,11 @@ impl Bench {
             let event = Event { at: Interval { enter: None, exit: moment(20) }, tgid: 1, tid: 101, table: TABLE, what };
             self.world.apply(&event, &mut self.changes);
         }
+        self.entries(epoll)
+    }
+
+    /// What is registered in an epoll.
+    fn entries(&self, epoll: &Serial) -> Vec<(Serial, i32)> {
         self.world.epolls[epoll].entries.keys().copied().collect()
     }
 
@@ -444,6 +449,13 @@ fn with_epoll() -> (Bench, Serial) {
     (bench, serial)
 }
 
+/// The epoll at 10, which a call puts under 11.
+fn dup_of_epoll(bench: &mut Bench, at: Interval) {
+    let (file, source) = (FileInfo { fop: 0xe1, ..file(0xee) }, Source::Duplicated(10));
+    let install = Install { fd: 11, file, cloexec: false, source, path: None, looked: at.exit.pos };
+    bench.call("dup", at, 11, Effect::Install(install));
+}
+
 #[test]
 fn a_registration_beside_a_close_of_its_number() {
     let (mut bench, _) = with_epoll();
@@ -467,13 +479,11 @@ fn a_registration_beside_a_close_of_its_number() {
 fn a_registration_whose_epoll_has_left_its_number_by_the_end() {
     let (mut bench, epoll) = with_epoll();
     bench.open(at(3, 4), 5, 0xa0);
-    let (file, source) = (FileInfo { fop: 0xe1, ..file(0xee) }, Source::Duplicated(10));
-    let install = Install { fd: 11, file, cloexec: false, source, path: None, looked: 6 };
-    bench.call("dup", at(5, 6), 11, Effect::Install(install));
+    dup_of_epoll(&mut bench, at(5, 6));
     bench.close(at(8, 9), 10, 0xee, 0);
     assert!(!bench.asks());
     bench.call("epoll_ctl", at(7, 10), 0, ctl(0, 5, [0xa0, 0xa0]));
-    let entries: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
+    let entries = bench.entries(&epoll);
     assert_eq!(bench.serial(11), epoll);
     assert_eq!(entries, [(bench.serial(5), 5)], "it is in the list of the one that 11 still means");
     assert!(bench.asks(), "and is looked up, because the call did not see which one it was");
@@ -485,7 +495,7 @@ fn a_registration_of_what_has_not_been_returned_yet() {
     // open 5: 3..9 has taken effect.
     bench.call("epoll_ctl", at(5, 6), 0, ctl(0xee, 5, [0xa0, 0xa0]));
     bench.open(at(3, 9), 5, 0xa0);
-    let entries: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
+    let entries = bench.entries(&epoll);
     assert_eq!(entries, [(bench.serial(5), 5)]);
     bench.close(at(10, 11), 5, 0xa0, 0);
     assert!(bench.world.epolls[&epoll].entries.is_empty());
@@ -499,15 +509,8 @@ fn a_registration_outlives_its_number_by_a_dup_that_returns_late() {
     bench.close(at(8, 9), 5, 0xa0, 0);
     assert!(bench.world.epolls[&epoll].entries.is_empty());
     bench.dup(at(7, 10), 5, 6, 0xa0);
-    let entries: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
+    let entries = bench.entries(&epoll);
     assert_eq!(entries, [(bench.serial(6), 5)]);
-}
-
-/// The epoll at 10, which a call puts under 11.
-fn dup_of_epoll(bench: &mut Bench, at: Interval) {
-    let (file, source) = (FileInfo { fop: 0xe1, ..file(0xee) }, Source::Duplicated(10));
-    let install = Install { fd: 11, file, cloexec: false, source, path: None, looked: at.exit.pos };
-    bench.call("dup", at, 11, Effect::Install(install));
 }
 
 #[test]
@@ -530,7 +533,7 @@ fn a_registration_whose_epoll_and_file_both_return_late() {
         if !epoll_comes_first {
             dup_of_epoll(&mut bench, at(8, 16));
         }
-        let entries: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
+        let entries = bench.entries(&epoll);
         assert_eq!(entries, [(bench.serial(6), 5)], "{epoll_goes_first} {epoll_comes_first}");
         bench.close(at(17, 18), 6, 0xa0, 0);
         assert!(bench.world.epolls[&epoll].entries.is_empty());
