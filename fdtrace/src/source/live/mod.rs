@@ -5,11 +5,12 @@
 
 mod known;
 mod object;
+mod producer;
 mod snapshots;
 mod watches;
 mod word;
 
-use std::time::Duration;
+use std::{os::fd::AsFd as _, time::Duration};
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
@@ -23,6 +24,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::{clock, interest, process, procfs};
 pub use known::KnownStacks;
 use object::Object;
+use producer::Producer;
 use snapshots::Snapshots;
 pub use watches::Watches;
 use word::{Word, Words};
@@ -74,6 +76,7 @@ impl Totals {
 pub struct Live {
     // Dropped first: the descriptor must leave the reactor before the map closes it.
     ring: AsyncFd<RingBuf<MapData>>,
+    producer: Producer,
     object: Object,
     traced: HashMap<MapData, u32, Words<{ size_of::<TracedProcess>() / 8 }>>,
     gates: Array<MapData, u64>,
@@ -116,11 +119,13 @@ impl Live {
         let python = HashMap::try_from(object::map(ebpf, "PYTHON")?)?;
         let images = HashMap::try_from(object::map(ebpf, "IMAGES")?)?;
         let known = KnownStacks::new(HashMap::try_from(object::map(ebpf, "KNOWN")?)?);
+        let producer = Producer::map(ring.as_fd()).context("cannot map the ring buffer")?;
         // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
         let ring = ring.map_err(|error| anyhow!("cannot watch the ring buffer: {error}"))?;
         let mut live = Self {
             ring,
+            producer,
             object,
             traced,
             gates,
@@ -280,12 +285,11 @@ impl Live {
         count
     }
 
-    /// The ring is nearly full, if what is in it is like what came before.
+    /// The ring is nearly full.
     pub fn is_flooded(&self) -> bool {
-        let totals = self.totals();
-        let waiting = totals.produced.saturating_sub(totals.captured + totals.lost());
-        let bytes = u128::from(waiting) * u128::from(self.pos) / u128::from(self.captured.max(1));
-        bytes >= u128::from(self.ring_size / 8 * 7)
+        let produced = self.producer.position();
+        debug_assert!(produced >= self.pos, "more was read of the ring than there was: {} of {produced}", self.pos);
+        produced.saturating_sub(self.pos) >= self.ring_size / 8 * 7
     }
 
     /// Has the hooks leave out what `level`, one of [`wire::shed`], says.
