@@ -14,7 +14,7 @@ use fdtrace_common::{
     witness::{self, Mapped},
 };
 
-use crate::who::maps::Mapping;
+use crate::who::maps::{FileId, Mapping};
 
 /// Threads whose last open is remembered, and processes.
 const REMEMBERED: usize = 1 << 15;
@@ -23,13 +23,10 @@ const MAPPINGS_MAX: usize = 4096;
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
 
-/// A file as the kernel numbers it: device and inode.
-type File = (u32, u64);
-
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     /// What each thread opened last: a loader opens a library, maps it, and only then opens the next one.
-    opened: HashMap<u32, (File, Rc<[u8]>)>,
+    opened: HashMap<u32, (FileId, Rc<[u8]>)>,
     processes: HashMap<u32, Rc<Process>>,
 }
 
@@ -41,8 +38,8 @@ pub(super) struct Process {
     /// First executable address and inode of the program.
     pub(super) program: Option<(u64, Mapping)>,
     pub(super) libraries: Vec<Mapping>,
-    /// All that was told of but the program: where, and inode.
-    pub(super) told: Vec<(Range<u64>, u64)>,
+    /// All that was told of but the program and its loader: where, and which file.
+    pub(super) told: Vec<(Range<u64>, FileId)>,
     /// The same of what loads the program.
     pub(super) loader: Range<u64>,
 }
@@ -52,11 +49,16 @@ impl Process {
     pub(super) fn has(&self, address: u64, inode: u64) -> bool {
         // What came last is in the place of what was there before.
         match self.told.iter().rev().find(|(there, _)| there.contains(&address)) {
-            Some((_, told)) => *told == inode,
+            Some((_, told)) => told.inode == inode,
             // Of a layered file system the kernel names another file than `/proc`.
             None => self.loader.contains(&address),
         }
     }
+}
+
+/// A file as the kernel numbers it.
+fn file(dev: u32, inode: u64) -> FileId {
+    FileId { dev: (dev >> 20, dev & 0xf_ffff), inode }
 }
 
 impl Loaded {
@@ -97,7 +99,7 @@ impl Loaded {
         if open.file.mode & S_IFMT != S_IFREG || path.first() != Some(&b'/') || !whole {
             return;
         }
-        let known = ((open.file.dev, open.file.inode), path.into());
+        let known = (file(open.file.dev, open.file.inode), path.into());
         if self.opened.len() < REMEMBERED || self.opened.contains_key(&tid) {
             self.opened.insert(tid, known);
         }
@@ -116,12 +118,12 @@ impl Loaded {
     fn mapped(&mut self, header: &Header, record: &[u8]) {
         let Some((mapped, _)) = wire::read::<Mapped>(record) else { return };
         let Some(process) = self.processes.get_mut(&header.tgid) else { return };
+        let file = file(mapped.dev, mapped.inode);
         let mapping = |end, path: &[u8]| Mapping {
             start: mapped.start,
             end,
             offset: mapped.offset,
-            dev: (mapped.dev >> 20, mapped.dev & 0xf_ffff),
-            inode: mapped.inode,
+            file,
             readable: true,
             writable: false,
             executable: true,
@@ -138,10 +140,10 @@ impl Loaded {
         }
         let end = mapped.start.saturating_add(mapped.len);
         if process.told.len() < MAPPINGS_MAX {
-            Rc::make_mut(process).told.push((mapped.start..end, mapped.inode));
+            Rc::make_mut(process).told.push((mapped.start..end, file));
         }
-        let Some((file, path)) = self.opened.get(&header.tid) else { return };
-        if *file == (mapped.dev, mapped.inode) && process.libraries.len() < MAPPINGS_MAX {
+        let Some((opened, path)) = self.opened.get(&header.tid) else { return };
+        if *opened == file && process.libraries.len() < MAPPINGS_MAX {
             let mapping = mapping(end, path);
             Rc::make_mut(process).libraries.push(mapping);
         }
@@ -198,10 +200,10 @@ mod tests {
         map(&mut loaded, 9, 3);
         let process = loaded.of(7).unwrap();
         let (start, program) = process.program.as_ref().unwrap();
-        assert_eq!((*start, program.path.as_slice(), program.inode), (0x7000, &b"/bin/cat"[..], 5));
+        assert_eq!((*start, program.path.as_slice(), program.file.inode), (0x7000, &b"/bin/cat"[..], 5));
         let [library] = process.libraries.as_slice() else { panic!("{process:?}") };
         assert_eq!((library.start, library.end, library.offset), (0x7000, 0x9000, 0x1000));
-        assert_eq!((library.path.as_slice(), library.dev), (&b"/lib/libc.so.6"[..], (8, 1)));
+        assert_eq!((library.path.as_slice(), library.file.dev), (&b"/lib/libc.so.6"[..], (8, 1)));
     }
 
     #[test]

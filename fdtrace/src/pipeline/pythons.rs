@@ -13,10 +13,14 @@ use fdtrace_common::witness::ImageKey;
 
 use crate::{
     source::live::Live,
-    who::python::{
-        ProcessMemory,
-        interpreter::{Images, Validity, validate},
-        known, maps,
+    who::{
+        maps::{self, Mapping},
+        open::mapped_file,
+        python::{
+            Interpreter, ProcessMemory, elf,
+            interpreter::{Images, Validity, validate},
+            known,
+        },
     },
 };
 
@@ -79,7 +83,7 @@ impl Pythons {
         // First: what is found out belongs to this program, even if the process runs another one meanwhile.
         let Some(execs) = live.execs(tgid) else { return true };
         let Ok(maps) = maps::read(tgid) else { return true };
-        let interpreter = match self.images.find(&maps, |mapping| maps::open(tgid, mapping)) {
+        let interpreter = match self.images.find(&maps, |mapping| mapped_file(tgid, mapping).ok()) {
             Ok(Some(interpreter)) => interpreter,
             Ok(None) => return false,
             Err(unsupported) => {
@@ -115,17 +119,11 @@ impl Pythons {
     }
 
     /// The next process that runs this interpreter is known from its start.
-    fn remember(
-        &mut self,
-        tgid: u32,
-        live: &mut Live,
-        maps: &[maps::Mapping],
-        interpreter: &crate::who::python::Interpreter,
-    ) {
+    fn remember(&mut self, tgid: u32, live: &mut Live, maps: &[Mapping], interpreter: &Interpreter) {
         let of_file = maps.iter().find(|mapping| mapping.file == interpreter.file && mapping.executable);
-        let Some(file) = of_file.and_then(|mapping| maps::open(tgid, mapping)) else { return };
+        let Some(file) = of_file.and_then(|mapping| mapped_file(tgid, mapping).ok()) else { return };
         let key: Option<ImageKey> = file.metadata().ok().map(|metadata| known::key(&metadata));
-        let image = crate::who::python::elf::read_file(file);
+        let image = elf::read_file(file);
         if let (Some(key), Some(image)) = (key, image.and_then(|image| known::describe(&image, &interpreter.path)))
             && let Err(error) = live.add_image(key, &image)
         {

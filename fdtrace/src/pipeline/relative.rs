@@ -96,7 +96,7 @@ fn of_code(frame: &Frame, bases: Bases, space: &AddressSpace, told: &Process) ->
     }
     if module == space.file_at(bases.program)?.0 {
         let (start, program) = told.program.as_ref()?;
-        return (*start == bases.program && program.inode == inode).then_some(base::PROGRAM);
+        return (*start == bases.program && program.file.inode == inode).then_some(base::PROGRAM);
     }
     told.has(frame.lookup_address(), inode).then_some(base::MAPPED)
 }
@@ -113,7 +113,7 @@ mod tests {
 
     use super::{super::loaded, *};
     use crate::who::{
-        maps::{self, Mapping},
+        maps::{self, FileId, Mapping},
         native::{End, Objects, unwind::Basis},
     };
 
@@ -146,7 +146,7 @@ mod tests {
         let space = AddressSpace::from_mappings(std::process::id(), &mappings, &mut Objects::default());
         let mut told = loaded::Process::default();
         told.program = Some((program.start, program.clone()));
-        told.told = vec![(library.start..library.end, library.inode)];
+        told.told = vec![(library.start..library.end, library.file)];
         let left = [0x400, layout, 0x7f00_0000_0000 + moved[1], program.start, 7];
         let head = Stack { sp: SP + moved[2], left, notes: note::SEARCHED, ..Stack::default() };
         Process { space, told, program: program.start + 64, library: library.start + 64, head }
@@ -196,7 +196,8 @@ mod tests {
         process.told.loader = library.0.clone();
         assert!(process.words().is_some());
         // Another file came into its place.
-        process.told.told.push((library.0, library.1 + 1));
+        let other = FileId { inode: library.1.inode + 1, ..library.1 };
+        process.told.told.push((library.0, other));
         assert_eq!(process.words(), None);
         assert_eq!(words(&process.head, &process.walked(false), &process.space, None), None);
     }
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     fn another_program_since() {
         let mut process = process([0, 0, 0], LAYOUT);
-        process.told.program.as_mut().expect("told").1.inode += 1;
+        process.told.program.as_mut().expect("told").1.file.inode += 1;
         assert_eq!(process.words(), None);
     }
 

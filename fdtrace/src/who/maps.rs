@@ -11,15 +11,22 @@ pub const MAPPINGS_MAX: usize = 1 << 18;
 /// Most text read of one process.
 const TEXT_MAX: u64 = 64 << 20;
 
+/// Which file, on this machine, until it is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId {
+    /// Major and minor number. Not what `stat` says of a file on a file system with many devices (btrfs, overlay).
+    pub dev: (u32, u32),
+    pub inode: u64,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
     pub start: u64,
     pub end: u64,
     /// Where in the file the mapping starts.
     pub offset: u64,
-    /// Major and minor number. Not what `stat` says of a file on a file system with many devices (btrfs, overlay).
-    pub dev: (u32, u32),
-    pub inode: u64,
+    /// The inode is 0 for memory without a file.
+    pub file: FileId,
     pub readable: bool,
     pub writable: bool,
     pub executable: bool,
@@ -31,7 +38,7 @@ impl Mapping {
     /// Whether a file stands behind it. Shared anonymous memory and memfds count: the kernel gives them an inode as
     /// well.
     pub fn is_file(&self) -> bool {
-        self.inode != 0 && self.path.first() == Some(&b'/')
+        self.file.inode != 0 && self.path.first() == Some(&b'/')
     }
 
     /// The path without the kernel's note that the name is gone.
@@ -69,8 +76,7 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
         start,
         end,
         offset,
-        dev: (u32::try_from(major).ok()?, u32::try_from(minor).ok()?),
-        inode,
+        file: FileId { dev: (u32::try_from(major).ok()?, u32::try_from(minor).ok()?), inode },
         readable: readable == b'r',
         writable: writable == b'w',
         executable: executable == b'x',
@@ -115,7 +121,7 @@ mod tests {
         assert_eq!(maps.len(), 5);
         assert_eq!(maps[0].path, b"/usr/bin/a file (deleted)");
         assert_eq!(maps[0].file_path(), b"/usr/bin/a file");
-        assert_eq!((maps[0].offset, maps[0].dev, maps[0].inode), (0x2000, (0xfe, 0), 1835));
+        assert_eq!((maps[0].offset, maps[0].file), (0x2000, FileId { dev: (0xfe, 0), inode: 1835 }));
         assert!(maps[0].readable && !maps[0].writable && maps[0].executable && maps[0].is_file());
         assert!(maps[1].path.is_empty() && !maps[1].is_file());
         assert_eq!(maps[2].path, b"[stack]");

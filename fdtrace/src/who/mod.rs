@@ -2,6 +2,7 @@
 
 pub mod maps;
 pub mod native;
+pub mod open;
 pub mod owner;
 pub mod python;
 pub mod sighting;

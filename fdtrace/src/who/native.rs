@@ -13,7 +13,6 @@ pub mod debug;
 pub mod demangle;
 pub mod elf;
 pub mod object;
-pub mod open;
 pub mod perf_map;
 pub mod rule;
 pub mod space;

@@ -28,7 +28,7 @@ pub fn mapped_file(pid: u32, mapping: &Mapping) -> io::Result<File> {
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound => on_host(Path::new(OsStr::from_bytes(path)))?,
                 opened => opened?,
             };
-            if file.metadata()?.ino() == mapping.inode { Ok(file) } else { Err(error) }
+            if file.metadata()?.ino() == mapping.file.inode { Ok(file) } else { Err(error) }
         }
     }
 }

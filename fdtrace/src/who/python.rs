@@ -11,7 +11,6 @@ pub mod elf;
 pub mod interpreter;
 pub mod known;
 pub mod lines;
-pub mod maps;
 pub mod memory;
 pub mod objects;
 pub mod offsets;

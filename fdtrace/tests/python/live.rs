@@ -6,11 +6,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::LazyLock;
 
+use fdtrace::who::maps;
+use fdtrace::who::open::mapped_file;
 use fdtrace::who::python::interpreter::{Images, Interpreter, Validity, describe, validate};
 use fdtrace::who::python::tasks::Mark;
 use fdtrace::who::python::types::{Class, OwnerKind, classify};
 use fdtrace::who::python::walk::{End, frames, thread_by_id, threads};
-use fdtrace::who::python::{ProcessMemory, ReadMem, code, elf, maps, tasks};
+use fdtrace::who::python::{ProcessMemory, ReadMem, code, elf, tasks};
 use fdtrace_common::python::NONE;
 use serde_json::Value;
 
@@ -45,7 +47,7 @@ impl Live {
         let mem = ProcessMemory::open(pid).expect("its memory");
         let maps = maps::read(pid).expect("its mappings");
         let interpreter = images
-            .find(&maps, |mapping| maps::open(pid, mapping))
+            .find(&maps, |mapping| mapped_file(pid, mapping).ok())
             .unwrap_or_else(|err| panic!("{}: {err}", python.path.display()))
             .unwrap_or_else(|| panic!("{}: not found", python.path.display()));
         Self { name: format!("{} ({})", python.path.display(), interpreter.version), child, truth, mem, interpreter }
@@ -96,7 +98,7 @@ fn files_describe_themselves() {
         let maps = maps::read(live.child.id()).expect("its mappings");
         let mapping = maps.iter().find(|mapping| mapping.file == *file).expect("a mapping");
         let mut bytes = Vec::new();
-        let mut file = maps::open(live.child.id(), mapping).expect("a file");
+        let mut file = mapped_file(live.child.id(), mapping).expect("a file");
         file.read_to_end(&mut bytes).expect("its bytes");
         let image = elf::read_bytes(&bytes).expect("an ELF file");
         assert!(image.build_id.is_some() && image.build_id == live.interpreter.build_id, "{name}");

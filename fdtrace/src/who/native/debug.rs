@@ -14,7 +14,7 @@ use gimli::{EndianArcSlice, LittleEndian, SectionId};
 
 use super::elf::{self, Elf, Source};
 use super::object::Object;
-use super::open::{self, Links};
+use crate::who::open::{self, Links};
 
 /// Most debug information of one file.
 const DEBUG_MAX: u64 = 1 << 30;

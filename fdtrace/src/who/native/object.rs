@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use gimli::{BaseAddresses, CieOrFde, EhFrame, EndianSlice, LittleEndian, UnwindSection as _};
 
 use super::elf::{Elf, PT_GNU_EH_FRAME, Source, invalid, u32_at};
-use super::open::{self, Identity};
 use crate::who::maps::Mapping;
+use crate::who::open::{self, Identity};
 
 /// Largest unwind section that is read; the largest known programs have about 30 MiB.
 const UNWIND_MAX: u64 = 128 << 20;

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 
-use super::open::{self, Links};
+use crate::who::open::{self, Links};
 
 /// Most text that is read of one file.
 const TEXT_MAX: u64 = 256 << 20;

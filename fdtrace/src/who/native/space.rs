@@ -113,7 +113,7 @@ impl AddressSpace {
                 let same = |region: &&Region| (region.start, region.end) == (mapping.start, mapping.end);
                 self.regions.iter().find(same).and_then(|region| region.module)
             });
-            regions.push(Region { start: mapping.start, end: mapping.end, module, inode: mapping.inode });
+            regions.push(Region { start: mapping.start, end: mapping.end, module, inode: mapping.file.inode });
         }
         regions.sort_unstable_by_key(|region| region.start);
         if regions.iter().any(|region| region.module.is_none()) && self.perf_map.is_none() {
@@ -143,7 +143,7 @@ impl AddressSpace {
         };
         self.regions.retain(|region| region.end <= mapping.start || region.start >= mapping.end);
         let module = Some(module);
-        self.regions.push(Region { start: mapping.start, end: mapping.end, module, inode: mapping.inode });
+        self.regions.push(Region { start: mapping.start, end: mapping.end, module, inode: mapping.file.inode });
         self.regions.sort_unstable_by_key(|region| region.start);
         self.rules.clear();
         true

@@ -4,7 +4,9 @@
 //! and servers. What is found is only believed after [`validate`] has read a real frame with it.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,10 +14,10 @@ use fdtrace_common::python::{PyOffsets, PyProcess};
 use thiserror::Error;
 
 use super::elf::{self, ASYNCIO_WORDS, Image};
-use super::maps::{FileId, Mapping};
 use super::memory::ReadMem;
 use super::offsets::{self, OffsetsError, Version};
 use super::{code, walk};
+use crate::who::maps::{FileId, Mapping};
 
 /// An interpreter in a process.
 #[derive(Clone, Debug)]
@@ -156,7 +158,7 @@ fn version_from_name(path: &Path) -> Option<Version> {
 
 fn place(candidate: &Mapped<'_>, all: &[Mapped<'_>], maps: &[Mapping]) -> Result<Interpreter, Unsupported> {
     let Mapped { mapping, image } = candidate;
-    let path = &mapping.path;
+    let path = &PathBuf::from(OsStr::from_bytes(mapping.file_path()));
     let asyncio = all.iter().find_map(|other| other.image.asyncio_debug.as_ref());
     let (version, process) = described(image, path, asyncio)?;
     let bias = bias(image, mapping.file, maps).ok_or_else(|| Unsupported::Mapping { path: path.clone() })?;
@@ -350,8 +352,8 @@ mod tests {
     #[test]
     fn nothing_is_found_where_nothing_is() {
         assert!(find(&[], |_| None).is_ok_and(|found| found.is_none()));
-        let maps = super::super::maps::read(std::process::id()).expect("own mappings");
-        let found = find(&maps, |mapping| super::super::maps::open(std::process::id(), mapping));
+        let maps = crate::who::maps::read(std::process::id()).expect("own mappings");
+        let found = find(&maps, |mapping| crate::who::open::mapped_file(std::process::id(), mapping).ok());
         assert!(found.is_ok_and(|found| found.is_none()));
     }
 }

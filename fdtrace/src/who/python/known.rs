@@ -5,7 +5,6 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::File,
     io::Read,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
@@ -17,6 +16,7 @@ use super::{
     elf::{self, Image},
     interpreter,
 };
+use crate::who::open::on_host;
 
 /// `#!` lines that are followed: the kernel follows five.
 const SCRIPTS_MAX: usize = 5;
@@ -75,16 +75,10 @@ pub fn key(metadata: &std::fs::Metadata) -> ImageKey {
 }
 
 fn read(path: &Path) -> Option<(ImageKey, PyImage)> {
-    let file = regular(path)?;
+    let file = on_host(path).ok()?;
     let key = key(&file.metadata().ok()?);
     let image = elf::read_file(file)?;
     Some((key, describe(&image, path)?))
-}
-
-fn regular(path: &Path) -> Option<File> {
-    // Opening a pipe or a device could block.
-    std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?;
-    File::open(path).ok()
 }
 
 /// The interpreters of one directory.
@@ -104,7 +98,7 @@ fn behind_shims(directory: &Path) -> Vec<PathBuf> {
 
 /// Shared interpreters that a program asks for, and that the dynamic linker would find.
 fn libraries(program: &Path, seen: &mut Vec<PathBuf>) {
-    let needed = regular(program).map(elf::needed).unwrap_or_default();
+    let needed = on_host(program).map(elf::needed).unwrap_or_default();
     let origin = program.parent().unwrap_or(Path::new("/"));
     let own = needed.directories.iter().map(|directory| {
         let rest = [&b"$ORIGIN"[..], b"${ORIGIN}"].iter().find_map(|name| directory.strip_prefix(*name));
@@ -137,7 +131,7 @@ fn resolve(name: &OsStr, search: &OsStr) -> Option<PathBuf> {
 /// What a script names in its first line: a program, and its one argument.
 fn shebang(script: &Path) -> Option<(PathBuf, Option<OsString>)> {
     let mut head = [0; 256];
-    let len = regular(script)?.read(&mut head).ok()?;
+    let len = on_host(script).ok()?.read(&mut head).ok()?;
     let line = head[..len].strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?.trim_ascii();
     let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
     let (program, argument) = line.split_at(end);
