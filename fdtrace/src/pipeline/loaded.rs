@@ -54,6 +54,12 @@ impl Process {
             None => self.loader.contains(&address),
         }
     }
+
+    /// The files whose code was told to be there, but the loader's. `None`: not even the program's was.
+    pub(super) fn files(&self) -> Option<impl Iterator<Item = FileId>> {
+        let (_, program) = self.program.as_ref()?;
+        Some(self.told.iter().map(|(_, file)| *file).chain([program.file]))
+    }
 }
 
 /// A file as the kernel numbers it.

@@ -208,6 +208,11 @@ impl Natives {
         self.known.ended(tgid);
     }
 
+    /// What the kernel side told of the memory of a process.
+    pub(super) fn told(&self, tgid: u32) -> Option<&loaded::Process> {
+        self.loaded.of(tgid).map(|told| &**told)
+    }
+
     /// How many stacks came as a number, and how many as a copy that could be unwound.
     pub(super) fn counts(&self) -> [u64; 2] {
         [self.known.recognised, self.known.copied]
@@ -279,8 +284,7 @@ impl Natives {
         self.known.copied += 1;
         // One that is lost may be found when more is known of the process.
         let is_whole = !matches!(stack.end, End::Lost(_)) && head.notes & note::STACK_CUT == 0;
-        let told = self.loaded.of(tgid).map(|told| &**told);
-        let words = if is_whole { relative::words(head, &stack, &space.borrow(), told) } else { None };
+        let words = if is_whole { relative::words(head, &stack, &space.borrow(), self.told(tgid)) } else { None };
         let unwound = Unwound { space, frames: stack.frames.into(), end: stack.end };
         if let Some(words) = words {
             let symbols = &mut self.symbols;

@@ -3,6 +3,8 @@
 //! A process is looked at when it is attached to and when it has run a program, and again until there is an interpreter
 //! that has shown a frame, or time enough for one has passed. What contradicts its description is not used; but a program
 //! that runs is read while it changes, and one that starts before it is all there, so one look contradicts nothing.
+//! Where the kernel side told what a process has mapped, and no interpreter is in any of it, nothing is read: most
+//! programs are run again and again. But what it told may be incomplete, so the later looks are looks in any case.
 
 use std::{
     collections::HashMap,
@@ -11,6 +13,7 @@ use std::{
 
 use fdtrace_common::witness::ImageKey;
 
+use super::loaded::Process;
 use crate::{
     source::live::Live,
     who::{
@@ -27,6 +30,8 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// Looked at this often, with twice the pause each time: over half a minute.
 const LOOKS: u32 = 15;
+/// As many of them are left out where nothing is to be seen: those of the first quarter of a second.
+const BLIND_LOOKS: u32 = 8;
 /// What the kernel side knows of a process is taken back when this many looks in a row found it wrong.
 const CONTRADICTIONS: u32 = 3;
 
@@ -61,13 +66,14 @@ impl Pythons {
         self.looks.values().map(|look| look.due).min()
     }
 
-    /// Looks at what is due.
-    pub(super) fn look(&mut self, live: &mut Live) {
+    /// Looks at what is due. `told`: what a process has mapped, as far as the kernel side told it.
+    pub(super) fn look<'a>(&mut self, live: &mut Live, told: impl Fn(u32) -> Option<&'a Process>) {
         let now = Instant::now();
         let due: Vec<u32> = self.looks.iter().filter(|(_, look)| look.due <= now).map(|(tgid, _)| *tgid).collect();
         for tgid in due {
             let Some(mut look) = self.looks.remove(&tgid) else { continue };
-            if self.examine(tgid, live, &mut look) {
+            let is_blind = look.count < BLIND_LOOKS && told(tgid).is_some_and(|told| self.has_none(told));
+            if !is_blind && self.examine(tgid, live, &mut look) {
                 continue;
             }
             look.count += 1;
@@ -76,6 +82,10 @@ impl Pythons {
                 self.looks.insert(tgid, look);
             }
         }
+    }
+
+    fn has_none(&self, told: &Process) -> bool {
+        told.files().is_some_and(|files| self.images.has_none(files))
     }
 
     /// `true`: nothing will change any more.

@@ -127,7 +127,8 @@ impl Session {
         {}
         self.judge(Some(JUDGING));
         self.satisfy();
-        self.pythons.look(&mut self.live);
+        let Self { pythons, live, natives, .. } = self;
+        pythons.look(live, |tgid| natives.told(tgid));
     }
 
     fn watch_file(&mut self, file: u64, fd: i32, times: u32, every: u32) {

@@ -90,6 +90,14 @@ impl Images {
         refusal.map_or(Ok(None), Err)
     }
 
+    /// Has each of these files been looked at, and found to be no interpreter?
+    pub fn has_none(&self, mut files: impl Iterator<Item = FileId>) -> bool {
+        files.all(|file| {
+            let image = self.by_file.get(&file);
+            image.is_some_and(|image| !image.as_ref().is_some_and(|image| image.is_interpreter()))
+        })
+    }
+
     fn image(&mut self, mapping: &Mapping, open: &mut impl FnMut(&Mapping) -> Option<File>) -> Option<Arc<Image>> {
         if let Some(known) = self.by_file.get(&mapping.file) {
             return known.clone();
