@@ -3,7 +3,7 @@
 //! Nothing in here knows a compiled-in offset. Pointers that came from a BTF tracepoint are loaded directly, and the
 //! verifier rejects a wrong offset; everything behind an untyped pointer goes through `bpf_probe_read_kernel`.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_task_btf, generated::bpf_probe_read_kernel};
 use fdtrace_common::{
@@ -258,33 +258,72 @@ pub fn has_one_hand(file: u64) -> bool {
     read::<u64>(file + offset!(file_count) as u64) == offset!(file_count_of_one) as u64
 }
 
+/// Words of a structure that are read at once.
+const WINDOW: usize = 5;
+
+/// A part of a structure that was read as a whole: half of what the read of a member takes is the call of the helper.
+struct Window<'a> {
+    base: u64,
+    /// Offset of the first byte, a multiple of 8.
+    from: usize,
+    words: &'a mut MaybeUninit<[u64; WINDOW]>,
+}
+
+impl<'a> Window<'a> {
+    /// What is there from the member at `from` on. Zeros where it cannot be read, as [`read`].
+    #[inline(always)]
+    fn new(base: u64, from: usize, words: &'a mut MaybeUninit<[u64; WINDOW]>) -> Self {
+        let from = from & !7;
+        let address = base.wrapping_add(from as u64) as *const c_void;
+        // SAFETY: memory of that size, which the helper fills whether the read succeeds or not.
+        unsafe { bpf_probe_read_kernel(words.as_mut_ptr().cast::<c_void>(), (WINDOW * 8) as u32, address) };
+        Self { base, from, words }
+    }
+
+    /// A member, by its offset in the structure; read by itself where the kernel has it elsewhere. The verifier knows which.
+    #[inline(always)]
+    fn member<T: Copy + Default>(&self, offset: usize) -> T {
+        let at = offset.wrapping_sub(self.from);
+        if at > WINDOW * 8 - size_of::<T>() {
+            return read(self.base + offset as u64);
+        }
+        // SAFETY: inside of the words, all of which are filled; members lie at multiples of their size, as the words do.
+        unsafe { self.words.as_ptr().byte_add(at).cast::<T>().read_volatile() }
+    }
+}
+
 /// Fills `out` with what a `struct file` is.
 ///
 /// # Safety
 /// `out` is valid for writes.
-#[inline(always)]
-pub unsafe fn describe(file: u64, out: *mut FileInfo) {
-    // SAFETY: `out` is valid for writes by the caller's promise; every kernel read is checked by its helper.
+// A function of its own, for it takes room on the stack of which callers with two files would take twice as much.
+#[inline(never)]
+pub unsafe fn describe(address: u64, out: *mut FileInfo) {
+    let mut words = MaybeUninit::uninit();
+    // SAFETY: `out` is valid for writes by the caller's promise.
     unsafe {
-        (*out).file = file;
+        (*out).file = address;
         (*out).slot_flags = 0;
         (*out).family = 0;
         (*out).sock_type = 0;
-        let inode = read::<u64>(file + offset!(file_f_inode) as u64);
-        let private = read::<u64>(file + offset!(file_private_data) as u64);
-        let mode = u32::from(read::<u16>(inode + offset!(inode_i_mode) as u64));
+        let from = offset!(file_f_inode).min(offset!(file_f_op)).min(offset!(file_f_flags));
+        let file = Window::new(address, from, &mut words);
+        (*out).fop = file.member(offset!(file_f_op));
+        (*out).flags = file.member(offset!(file_f_flags));
+        let private = file.member::<u64>(offset!(file_private_data));
         (*out).private = private;
+        let inode = file.member::<u64>(offset!(file_f_inode));
+        let mode = u32::from(read::<u16>(inode + offset!(inode_i_mode) as u64));
         (*out).mode = mode;
-        (*out).fop = read::<u64>(file + offset!(file_f_op) as u64);
-        (*out).flags = read::<u32>(file + offset!(file_f_flags) as u64);
-        (*out).inode = read::<u64>(inode + offset!(inode_i_ino) as u64);
-        (*out).rdev = read::<u32>(inode + offset!(inode_i_rdev) as u64);
-        let sb = read::<u64>(inode + offset!(inode_i_sb) as u64);
-        (*out).dev = read::<u32>(sb + offset!(sb_s_dev) as u64);
+        let inode = Window::new(inode, offset!(inode_i_sb), &mut words);
+        (*out).inode = inode.member(offset!(inode_i_ino));
+        (*out).rdev = inode.member(offset!(inode_i_rdev));
+        let sb = inode.member::<u64>(offset!(inode_i_sb));
+        (*out).dev = read(sb + offset!(sb_s_dev) as u64);
         if mode & S_IFMT == S_IFSOCK {
             let sk = read::<u64>(private + offset!(socket_sk) as u64);
-            (*out).family = read::<u16>(sk + offset!(sock_family) as u64);
-            (*out).sock_type = read::<u16>(private + offset!(socket_type) as u64);
+            (*out).family = read(sk + offset!(sock_family) as u64);
+            (*out).sock_type = read(private + offset!(socket_type) as u64);
         }
     }
 }
