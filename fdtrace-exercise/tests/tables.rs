@@ -3,6 +3,7 @@
 //!
 //! `FDTRACE_RUNS=N` sets the number of seeds per profile, `FDTRACE_SEED=N` the first of them (a fresh one otherwise), and
 //! `FDTRACE_ORDER=serial|parallel|both` whether tasks act one at a time, where that is not to be as fits the profile.
+//! `FDTRACE_LOG=FILE` is where all events of the run are written when something differs.
 
 mod common;
 
@@ -98,7 +99,8 @@ fn as_text<'a>(events: impl Iterator<Item = &'a Event>, last: usize) -> String {
                 writeln!(text, "    {enter:?}..{exit} tid {tid} {table:x} {name} = {ret} {:x?}", call.effect)
             }
             What::Table { rows, .. } => {
-                writeln!(text, "    {enter:?}..{exit} tid {tid} {table:x} listed, {} rows", rows.len())
+                let rows: Vec<_> = rows.iter().map(|row| (row.fd, row.file)).collect();
+                writeln!(text, "    {enter:?}..{exit} tid {tid} {table:x} listed, {} rows: {rows:x?}", rows.len())
             }
             what => writeln!(text, "    {enter:?}..{exit} tid {tid} {table:x} {what:x?}"),
         };
@@ -126,6 +128,9 @@ impl Tracer {
     /// What happened to these numbers in these tables, as the tracer saw it.
     fn story(&self, differences: &[compare::Difference]) -> String {
         let mut text = String::new();
+        if let Some(path) = std::env::var_os("FDTRACE_LOG") {
+            std::fs::write(path, as_text(self.log.iter(), usize::MAX)).expect("the log is written");
+        }
         let mut told = Vec::new();
         for difference in differences {
             let Some(table) = self.stages.world.table_of_task(difference.pid) else { continue };

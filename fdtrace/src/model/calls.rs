@@ -94,7 +94,7 @@ impl World {
             Effect::RemoveRange { first, last } => self.remove_range(table, *first, *last, &by, changes),
             Effect::SetCloexec { fd, on } => {
                 let slot = SlotId { table, fd: *fd };
-                if let Some(number) = self.set_cloexec(slot, *on) {
+                if let Some(number) = self.set_cloexec(slot, *on, &by) {
                     changes.push(Change::Cloexec { slot, number, on: *on, by: Rc::clone(&by) });
                 }
             }
@@ -106,9 +106,9 @@ impl World {
                 if let Some(table) = self.tables.get_mut(&table) {
                     for (_, slot) in table.slots.range_mut(first..=last) {
                         if let Some(live) = slot.live_mut() {
-                            live.data.cloexec = true;
                             // Installed meanwhile: before or after is told by the kernel's table only.
                             raced |= live.born.exit.pos >= by.at.start();
+                            raced |= !live.data.mark(true, by.at);
                         }
                     }
                 }
@@ -207,8 +207,10 @@ impl World {
         self.moved_under_registration(slot, by);
         self.born(table, slot);
         if let Some((number, lives)) = number {
-            if lives && install.source == Source::New {
-                self.newborn(slot, by.at);
+            match (lives, install.source) {
+                (true, Source::New) => self.newborn(slot, by.at),
+                (false, Source::New) => self.stillborn(by),
+                _ => {}
             }
             changes.push(Change::Installed { slot, number, by: Rc::clone(by) });
         }
@@ -298,9 +300,12 @@ impl World {
     }
 
     /// Returns the number of the generation that was marked.
-    fn set_cloexec(&mut self, slot: SlotId, on: bool) -> Option<u32> {
+    fn set_cloexec(&mut self, slot: SlotId, on: bool, by: &Stamp) -> Option<u32> {
         let live = self.tables.get_mut(&slot.table)?.slots.get_mut(&slot.fd)?.live_mut()?;
-        live.data.cloexec = on;
+        // Who was installed meanwhile may have come afterwards.
+        if live.born.exit.pos >= by.at.start() || !live.data.mark(on, by.at) {
+            self.unseen.insert(by.tgid);
+        }
         Some(live.number)
     }
 

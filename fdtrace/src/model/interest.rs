@@ -281,6 +281,17 @@ impl World {
             self.heir(&description, new);
         }
     }
+
+    /// The same, and what it has made was gone before it returned: at which address it was is not known, so the kernel is
+    /// asked what there is still of what was met.
+    pub(super) fn stillborn(&mut self, by: &Stamp) {
+        let met = |it: &Remains| {
+            it.is_foreseen(it.description.file) && it.died.pos >= by.at.start() && it.description.watched.get() > 0
+        };
+        if self.graves.iter().any(met) {
+            self.reread_interest(by.tgid);
+        }
+    }
 }
 
 impl Remains {

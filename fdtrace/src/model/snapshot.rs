@@ -75,7 +75,9 @@ impl World {
             if let (false, Some(live)) = (slot.touched_since(since), slot.live_mut())
                 && live.file == file.file
             {
-                live.data.cloexec = cloexec;
+                if !live.data.is_marked_since(since) {
+                    live.data.cloexec = cloexec;
+                }
                 // The same address, and another file: the old one is gone and its memory was given out again.
                 if live.data.description.details().is_some_and(|known| !known.is_of(file)) {
                     slot.missing(seen);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    event::{Moment, TableAddr},
+    event::{Interval, Moment, TableAddr},
     model::description::Description,
     order::{Slot, Stamp},
     who::owner::Owner,
@@ -28,6 +28,8 @@ pub struct SlotId {
 pub struct Generation {
     pub description: Rc<Description>,
     pub cloexec: bool,
+    /// Ring position at which the last call that marked it so, or not so, returned.
+    marked: u64,
     pub origin: Origin,
     pub by: Option<Rc<Stamp>>,
     /// The description that it was seen with before another one turned out to fit, and the ring position until which the
@@ -39,7 +41,21 @@ pub struct Generation {
 
 impl Generation {
     pub fn new(description: Rc<Description>, cloexec: bool, origin: Origin, by: Option<Rc<Stamp>>) -> Self {
-        Self { description, cloexec, origin, by, first: None, owner: OnceCell::new() }
+        Self { description, cloexec, marked: 0, origin, by, first: None, owner: OnceCell::new() }
+    }
+
+    /// A call marks it as close-on-exec, or as not. `false`: another call was at it, and which came last is told by the
+    /// kernel's table only.
+    pub(super) fn mark(&mut self, cloexec: bool, at: Interval) -> bool {
+        let raced = self.cloexec != cloexec && self.is_marked_since(at.start());
+        self.cloexec = cloexec;
+        self.marked = self.marked.max(at.exit.pos);
+        !raced
+    }
+
+    /// May a call have marked it at that ring position or later?
+    pub(super) fn is_marked_since(&self, pos: u64) -> bool {
+        self.marked != 0 && self.marked >= pos
     }
 }
 

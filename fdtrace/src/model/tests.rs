@@ -402,6 +402,30 @@ fn an_open_beside_a_call_on_a_range() {
 }
 
 #[test]
+fn close_on_exec_that_two_calls_set_at_one_time() {
+    let mut bench = Bench::new();
+    bench.open(at(1, 2), 3, 0xa0);
+    bench.call("fcntl", at(3, 4), 0, Effect::SetCloexec { fd: 3, on: true });
+    bench.call("fcntl", at(5, 6), 0, Effect::SetCloexec { fd: 3, on: false });
+    assert!(!bench.asks(), "one after the other");
+    bench.call("close_range", at(6, 8), 0, Effect::CloexecRange { first: 3, last: 20 });
+    assert!(bench.asks(), "the range may have been marked first");
+    bench.read(9, &[(3, 0xa0)]);
+    assert!(!bench.live(3).data.cloexec, "the kernel has told");
+    bench.call("fcntl", at(12, 14), 0, Effect::SetCloexec { fd: 3, on: true });
+    bench.call("ioctl", at(13, 15), 0, Effect::SetCloexec { fd: 3, on: true });
+    assert!(!bench.asks(), "whichever came last");
+    // A row that was read while the call was on its way.
+    bench.read(14, &[(3, 0xa0)]);
+    assert!(bench.live(3).data.cloexec);
+    // The number may have been another file's when the call came.
+    bench.close(at(20, 21), 3, 0xa0, 0);
+    bench.open(at(22, 23), 3, 0xa1);
+    bench.call("fcntl", at(19, 24), 0, Effect::SetCloexec { fd: 3, on: true });
+    assert!(bench.asks());
+}
+
+#[test]
 fn a_dup_of_what_has_not_returned_yet_is_not_of_what_was_there_before() {
     let mut bench = Bench::new();
     // open 3: 1..2 had been closed by 2..4 when it looked.
@@ -499,6 +523,19 @@ fn a_registration_of_what_has_not_been_returned_yet() {
     assert_eq!(entries, [(bench.serial(5), 5)]);
     bench.close(at(10, 11), 5, 0xa0, 0);
     assert!(bench.world.epolls[&epoll].entries.is_empty());
+}
+
+#[test]
+fn a_registration_of_what_has_gone_before_it_was_returned() {
+    let (mut bench, epoll) = with_epoll();
+    // open 5: 3..9 has taken effect, and so have the others.
+    bench.call("epoll_ctl", at(5, 6), 0, ctl(0xee, 5, [0xa0, 0xa0]));
+    bench.close(at(7, 8), 5, 0xa0, 0);
+    assert!(bench.asks(), "whoever made it is not known yet");
+    bench.open(at(3, 9), 5, 0);
+    assert!(bench.slot_in(TABLE, 5).live().is_none());
+    assert!(bench.asks(), "what there was of it may have gone since");
+    assert_eq!(bench.list(&epoll, &[]), []);
 }
 
 #[test]
