@@ -33,10 +33,32 @@ pub struct Epoll {
     pub entries: BTreeMap<(Serial, i32), Entry>,
     /// While its entries are being listed: those that the listing has not confirmed yet.
     pub(super) listed: BTreeMap<(Serial, i32), Entry>,
+    /// What the listing has told and which of these it is cannot be said yet.
+    pub(super) unclear: Vec<Listed>,
     /// Its entries from before the trace have been asked for.
     pub asked: bool,
     /// Last edit or wait through each table that has used it.
     pub users: BTreeMap<TableId, Use>,
+}
+
+/// An entry as the kernel lists it, of [`crate::event::What::EpollEntry`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listed {
+    pub fd: i32,
+    pub events: u32,
+    pub data: u64,
+    pub inode: u64,
+    pub dev: u32,
+    pub current: Option<bool>,
+    pub held: Option<i32>,
+}
+
+impl Listed {
+    /// A number of the task means its file. Of others only the inode is known, which many files have in common: they come
+    /// last, or they would be taken for one of these.
+    pub fn is_clear(&self) -> bool {
+        self.current == Some(true) || self.held.is_some()
+    }
 }
 
 /// The last time that a table used an instance.
@@ -53,6 +75,7 @@ impl Epoll {
             creator,
             entries: BTreeMap::new(),
             listed: BTreeMap::new(),
+            unclear: Vec::new(),
             asked: false,
             users: BTreeMap::new(),
         }

@@ -1,7 +1,7 @@
 //! The kernel's own tables, read by the iterator: what was open before the trace, and the truth after a loss.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     rc::Rc,
 };
 
@@ -14,8 +14,8 @@ use crate::{
 
 use super::{
     Change, World,
-    description::{Description, Details, Kind},
-    epoll::{Entry, Epoll},
+    description::{Description, Details, Kind, Serial},
+    epoll::{Entry, Epoll, Listed},
     table::{Generation, Origin, SlotId, TableId},
 };
 
@@ -125,21 +125,45 @@ impl World {
         wanted
     }
 
+    /// What the kernel lists of an instance: the beginning, its entries, and the end.
     pub(super) fn epoll_entry(&mut self, event: &Event) {
-        let What::EpollEntry { epoll, fd, events, data, inode, dev, current: same, held } = event.what else { return };
-        let same = if held.is_some() { Some(true) } else { same };
+        let What::EpollEntry { epoll, fd, events, data, inode, dev, current, held } = event.what else { return };
         let Some(table) = self.table_of_task(event.tid) else { return };
-        let behind = |fd: i32| Some(Rc::clone(&table.slots.get(&fd)?.live()?.data.description));
-        let (Some(instance), current) = (behind(epoll), behind(held.unwrap_or(fd))) else { return };
-        if fd == LISTING_BEGINS || fd == LISTING_ENDS {
-            let Some(state) = self.epolls.get_mut(&instance.serial) else { return };
-            // What the listing does not confirm is gone.
-            state.listed = match fd {
-                LISTING_BEGINS => std::mem::take(&mut state.entries),
-                _ => BTreeMap::new(),
-            };
-            return;
+        let Some(live) = table.slots.get(&epoll).and_then(|slot| slot.live()) else { return };
+        let (instance, table) = (live.data.description.serial, table.id);
+        let Some(state) = self.epolls.get_mut(&instance) else { return };
+        match fd {
+            LISTING_BEGINS => {
+                state.listed = std::mem::take(&mut state.entries);
+                state.unclear.clear();
+            }
+            LISTING_ENDS => {
+                for row in std::mem::take(&mut state.unclear) {
+                    self.confirm(instance, table, &row);
+                }
+                // What the listing does not confirm is gone.
+                if let Some(state) = self.epolls.get_mut(&instance) {
+                    state.listed.clear();
+                }
+            }
+            _ => {
+                let row = Listed { fd, events, data, inode, dev, current, held };
+                if row.is_clear() {
+                    self.confirm(instance, table, &row);
+                } else {
+                    state.unclear.push(row);
+                }
+            }
         }
+    }
+
+    /// The kernel has this entry.
+    fn confirm(&mut self, instance: Serial, table: TableId, row: &Listed) {
+        let Listed { fd, events, data, inode, dev, held, .. } = *row;
+        let same = if held.is_some() { Some(true) } else { row.current };
+        let Some(table) = self.tables.get(&table) else { return };
+        let current = table.slots.get(&held.unwrap_or(fd)).and_then(|slot| slot.live());
+        let current = current.map(|live| Rc::clone(&live.data.description));
         let is_of = |description: &Rc<Description>| {
             description.details().is_some_and(|details| details.info.inode == inode && details.info.dev == dev)
         };
@@ -161,10 +185,11 @@ impl World {
             }
             _ => is_of(&entry.target),
         };
-        let state = self.epolls.get_mut(&instance.serial);
+        let state = self.epolls.get_mut(&instance);
         if let Some(state) = state {
-            let mut confirmed = state.listed.iter().filter(|(_, entry)| entry.fd == fd && matches(entry));
-            if let Some(key) = confirmed.next().map(|(key, _)| *key)
+            let confirmed = || state.listed.iter().filter(|(_, entry)| entry.fd == fd && matches(entry));
+            let alike = confirmed().find(|(_, entry)| (entry.events, entry.data) == (events, data));
+            if let Some(key) = alike.or_else(|| confirmed().next()).map(|(key, _)| *key)
                 && let Some(mut entry) = state.listed.remove(&key)
             {
                 (entry.events, entry.data) = (events, data);
@@ -177,9 +202,9 @@ impl World {
             let info = FileInfo { inode, dev, ..FileInfo::default() };
             self.identities.create(0, Some(Details { info, kind: Kind::Unknown, path: None, opened: None }))
         });
-        let known = self.remembered(instance.serial, target.serial, fd);
+        let known = self.remembered(instance, target.serial, fd);
         let (table, added) = known.map_or((None, None), |known| (known.table, known.added.clone()));
-        let Some(state) = self.epolls.get_mut(&instance.serial) else { return };
+        let Some(state) = self.epolls.get_mut(&instance) else { return };
         target.watched.set(target.watched.get() + 1);
         let key = (target.serial, fd);
         let entry = Entry { target, fd, events, data, table, added };

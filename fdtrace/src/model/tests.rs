@@ -84,10 +84,16 @@ impl Bench {
     /// A listing of the entries of the epoll behind 10, as number and whether they are of the file that it means now, all
     /// of one inode: the keys that are known after it.
     fn list(&mut self, epoll: &Serial, entries: &[(i32, bool)]) -> Vec<(Serial, i32)> {
-        let inside = entries.iter().copied();
-        for (fd, current) in [(EpollEntry::BEGIN, false)].into_iter().chain(inside).chain([(EpollEntry::END, false)]) {
+        let entries: Vec<_> = entries.iter().map(|(fd, current)| (*fd, 1, *current, None)).collect();
+        self.list_held(epoll, &entries)
+    }
+
+    /// The same with what is waited for, and with another number that means the file.
+    fn list_held(&mut self, epoll: &Serial, entries: &[(i32, u32, bool, Option<i32>)]) -> Vec<(Serial, i32)> {
+        let around = [EpollEntry::BEGIN, EpollEntry::END].map(|fd| (fd, 0, false, None));
+        for (fd, events, current, held) in [&around[..1], entries, &around[1..]].into_iter().flatten().copied() {
             let (inode, current) = (file(0xa0).inode, Some(current));
-            let what = What::EpollEntry { epoll: 10, fd, events: 1, data: 5, inode, dev: 0, current, held: None };
+            let what = What::EpollEntry { epoll: 10, fd, events, data: 5, inode, dev: 0, current, held };
             // The thread that made the epoll.
             let event = Event { at: Interval { enter: None, exit: moment(20) }, tgid: 1, tid: 101, table: TABLE, what };
             self.world.apply(&event, &mut self.changes);
@@ -648,6 +654,28 @@ fn a_listing_of_two_registrations_under_one_number() {
     for first in [true, false] {
         let listed = bench.list(&epoll, &[(5, first), (5, !first)]);
         assert_eq!(listed, known, "the current one comes first: {first}");
+    }
+}
+
+#[test]
+fn a_listing_of_two_registrations_under_a_number_that_means_neither() {
+    let (mut bench, epoll) = with_epoll();
+    // One of them is held under 6 here, and the other one elsewhere.
+    bench.open(at(3, 4), 5, 0xa0);
+    bench.call("epoll_ctl", at(5, 6), 0, ctl(0xee, 5, [0xa0, 0xa0]));
+    bench.dup(at(7, 8), 5, 6, 0xa0);
+    bench.close(at(9, 10), 5, 0xa0, 0);
+    bench.open(at(11, 12), 5, 0xb0);
+    bench.call("epoll_ctl", at(13, 14), 0, ctl(0xee, 5, [0xb0, 0xb0]));
+    bench.dup(at(15, 16), 5, 7, 0xb0);
+    bench.close(at(17, 18), 5, 0xb0, 0);
+    bench.open(at(19, 20), 5, 0xa1);
+    let known = [(bench.serial(6), 5), (bench.serial(7), 5)];
+    let (here, elsewhere) = ((5, 1, false, Some(6)), (5, 3, false, None));
+    for listing in [[elsewhere, here], [here, elsewhere]] {
+        assert_eq!(bench.list_held(&epoll, &listing), known, "{listing:?}");
+        let events = known.map(|key| bench.world.epolls[&epoll].entries[&key].events);
+        assert_eq!(events, [1, 3], "{listing:?}");
     }
 }
 
