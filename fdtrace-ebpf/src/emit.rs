@@ -6,7 +6,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_PROD_POS},
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_PROD_POS},
     helpers::bpf_ktime_get_boot_ns,
 };
 use fdtrace_common::wire::{Header, PerCpu, Plain, Scratch, loss};
@@ -22,7 +22,7 @@ static RING_BYTES: u32 = 0;
 
 /// The size of the ring.
 #[inline(always)]
-pub fn ring_bytes() -> u64 {
+fn ring_bytes() -> u64 {
     // SAFETY: one word; volatile because user space replaces it before load.
     u64::from(unsafe { (&raw const RING_BYTES).read_volatile() })
 }
@@ -129,13 +129,19 @@ pub fn bytes(record: &[u8], loss_class: usize) -> bool {
 /// A record of a witness never takes the last quarter of the ring: what happened matters more than who did it.
 #[inline(always)]
 pub fn room_for_witness() -> bool {
-    crate::stack::ring_is_below(3)
+    ring_is_below(3)
 }
 
 /// Copies of stacks do not take more than half, nor do the rows of a snapshot, which can wait.
 #[inline(always)]
 pub fn is_half_empty() -> bool {
-    crate::stack::ring_is_below(2)
+    ring_is_below(2)
+}
+
+/// Less than so many quarters of the ring are taken.
+#[inline(always)]
+fn ring_is_below(quarters: u64) -> bool {
+    EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) * 4 < ring_bytes() * quarters
 }
 
 /// This processor's room for a record of variable length, until `turns::give_back`. `None`: it is taken, and the record is

@@ -22,9 +22,9 @@ use crate::{
     gate,
     kernel::{self, Files, member, offset, read},
     maps::{IMAGES, PYTHON, WALK},
-    stack::stack_bytes,
     syscalls,
     turns::{self, Room},
+    walk::stack_bytes,
 };
 
 /// What layouts are mixed with: no program can have itself taken for another one.

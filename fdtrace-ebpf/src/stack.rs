@@ -5,10 +5,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    bindings::BPF_RB_AVAIL_DATA,
-    helpers::{bpf_loop, generated::bpf_probe_read_kernel},
-};
+use aya_ebpf::helpers::{bpf_loop, generated::bpf_probe_read_kernel};
 use fdtrace_common::{
     class::{self, witness},
     python::PyProcess,
@@ -22,16 +19,13 @@ use crate::{
     gate,
     kernel::{self, Files, member, offset},
     known, loaded,
-    maps::{EVENTS, PYTHON, STACK_ROOM, WALK},
+    maps::{PYTHON, STACK_ROOM, WALK},
     owner, python,
     shared::SHED,
     syscalls,
     turns::{self, Room},
-    walk::{SEARCH_WORDS, Walk, copy, has_python, mode, plan, planned},
+    walk::{SEARCH_WORDS, Walk, copy, has_python, mode, plan, planned, stack_bytes},
 };
-
-#[unsafe(no_mangle)]
-static STACK_BYTES: [u32; 2] = [0; 2];
 
 /// The stack is copied in pieces of this size at most, none across a page: a read of memory that is not there fails as a
 /// whole.
@@ -415,21 +409,6 @@ unsafe extern "C" fn block_step(_index: u32, _context: *mut c_void) -> i64 {
 fn to_the_end(sp: u64) -> u64 {
     let (first, own) = (kernel::start_stack().wrapping_sub(sp), kernel::thread_pointer().wrapping_sub(sp));
     if first < own { first } else { own }
-}
-
-/// How much of the stack is wanted, a multiple of the step.
-#[inline(always)]
-pub fn stack_bytes(has_python: bool) -> usize {
-    let which = (&raw const STACK_BYTES).cast::<u32>();
-    // SAFETY: two words; volatile because user space replaces them before load.
-    let bytes = unsafe { if has_python { which.read_volatile() } else { which.add(1).read_volatile() } };
-    bytes as usize
-}
-
-/// The ring is so empty that copies of stacks do not endanger what matters more.
-#[inline(always)]
-pub fn ring_is_below(numerator: u64) -> bool {
-    EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) * 4 < emit::ring_bytes() * numerator
 }
 
 const _: () = assert!(SEARCH_WORDS * 8 == 2 * STACK_STEP && wire_kind::TICK < kind::STACK);

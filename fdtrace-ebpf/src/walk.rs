@@ -15,6 +15,9 @@ use fdtrace_common::{
 
 use crate::owner::Seen;
 
+#[unsafe(no_mangle)]
+static STACK_BYTES: [u32; 2] = [0; 2];
+
 /// Words of the stack that are searched for owners.
 pub const SEARCH_WORDS: usize = 128;
 /// Registers in front of them.
@@ -171,6 +174,15 @@ pub mod plan {
 pub unsafe fn planned(walk: *const Walk, bits: u32) -> bool {
     // SAFETY: by the caller's promise. Volatile, or the compiler would follow the value where the verifier should not.
     unsafe { (&raw const (*walk).plan).read_volatile() & bits != 0 }
+}
+
+/// How much of the stack is wanted, a multiple of the step.
+#[inline(always)]
+pub fn stack_bytes(has_python: bool) -> usize {
+    let which = (&raw const STACK_BYTES).cast::<u32>();
+    // SAFETY: two words; volatile because user space replaces them before load.
+    let bytes = unsafe { if has_python { which.read_volatile() } else { which.add(1).read_volatile() } };
+    bytes as usize
 }
 
 /// Is the interpreter known? As above.

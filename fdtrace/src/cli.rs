@@ -84,7 +84,7 @@ pub struct SelfTest {
 #[derive(Debug, Args)]
 struct Trace {
     /// Trace running processes
-    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long = "pid", value_name = "PID", value_delimiter = ',', value_parser = process_id)]
     pids: Vec<u32>,
     /// Trace a running process by command, executable, argv[0], Python script or `-m` module
     #[arg(short, long, value_name = "NAME", conflicts_with = "pids")]
@@ -157,6 +157,17 @@ struct Trace {
 const STACK_BYTES: [u32; 2] = [2048, 8192];
 const STACK_STEP: u32 = fdtrace_common::witness::STACK_STEP as u32;
 const STACK_MAX: i64 = fdtrace_common::witness::STACK_MAX as i64;
+
+fn process_id(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Err("processes are numbered from 1".to_owned()),
+        Ok(pid) => Ok(pid),
+        Err(_) if text.is_empty() || text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Err(format!("`{text}` is not the number of a process"))
+        }
+        Err(_) => Err(format!("`{text}` is not a number; to attach by name: `-n {text}`")),
+    }
+}
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let number = text.strip_suffix('s').unwrap_or(text);
@@ -253,5 +264,12 @@ mod tests {
             assert!(Cli::try_parse_from(args).is_err(), "{args:?}");
         }
         assert!(Cli::try_parse_from(["fdtrace"]).expect("arguments").plan().is_err());
+    }
+
+    #[test]
+    fn a_name_in_place_of_a_number_is_told_how_to_be_given() {
+        let error = |pid: &str| Cli::try_parse_from(["fdtrace", "-p", pid]).expect_err("no number").to_string();
+        assert!(error("nginx").contains("`-n nginx`"), "{}", error("nginx"));
+        assert!(error("99999999999").contains("is not the number of a process"));
     }
 }
