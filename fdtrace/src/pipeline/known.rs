@@ -53,14 +53,6 @@ impl Stack {
     }
 }
 
-/// A function of another file calls the one that makes the system call: the C library does not make it for itself. Of a static
-/// program both are part, and it is not known.
-pub(super) fn is_by_program(unwound: &Unwound) -> bool {
-    let [innermost, next, ..] = &*unwound.frames else { return false };
-    let files = innermost.module.zip(next.module);
-    files.is_some_and(|(innermost, next)| innermost != next) && !next.by_frame_pointer
-}
-
 /// What the kernel side is to be told.
 pub(super) enum Change {
     Add(StackKey, Box<KnownStack>),

@@ -7,6 +7,7 @@ mod export;
 mod failure;
 mod known;
 mod loaded;
+mod maker;
 mod natives;
 mod outputs;
 mod progress;

@@ -9,25 +9,23 @@ use std::{
 };
 
 use fdtrace_common::{
-    class,
     wire::{self, Header, kind},
     witness::{self, CANDIDATES_MAX, Mapped, PyFrame, Stack, TypeDef, caller, note, owns},
 };
 
 use super::{
-    known::{self, Change, Known, Stack as KnownStack, Variable},
+    known::{Change, Known, Stack as KnownStack, Variable},
     loaded::{self, Loaded},
+    maker::{caller_of, has_no_stream},
     relative::{self, Bases},
 };
 use crate::{
     detect::finding::{Act, Finding, Frame, Name},
     source::recording::without_copy,
-    syscalls::{Arch, lookup},
     who::{
         native::{
-            AddressSpace, End, Frame as Place, Lost, Module, NativeFrame, Object, Objects, Registers, Snapshot,
-            Stack as Walked, Symbols, Variables,
-            stack::{base, is_libc, without_call_stub},
+            AddressSpace, End, Frame as Place, Lost, Module, Object, Objects, Registers, Snapshot, Stack as Walked,
+            Symbols, Variables,
             variable::{self, Found, Kept},
         },
         sighting::Unwound,
@@ -89,50 +87,10 @@ impl Half {
 const SITE_FRAMES_MIN: usize = 3;
 const SITE_FRAMES: usize = 12;
 
-/// Frames in which the caller of a system call is looked for.
-const CALLER_FRAMES: usize = 6;
-
 /// Objects of the C library are in reach, of which only their caller tells whether they are at work.
 fn asks_for_caller(head: &Stack) -> bool {
     let count = usize::try_from(head.candidates).unwrap_or(0).min(CANDIDATES_MAX);
     head.candidate[..count].iter().any(|candidate| matches!(candidate.owns, owns::STREAM | owns::DIRECTORY))
-}
-
-/// Who called the function that makes the system call: one of [`caller`].
-fn caller_of(symbols: &mut Symbols, unwound: &Unwound) -> u32 {
-    let innermost = unwound.frames.get(..CALLER_FRAMES).unwrap_or(&unwound.frames);
-    library_or_program(symbols.functions(&unwound.space.borrow(), innermost))
-}
-
-/// Is it sure that no stream can come to hold the number because of this call?
-fn has_no_stream(symbols: &mut Symbols, unwound: &Unwound, head: &Stack) -> bool {
-    let is_open =
-        lookup(Arch::native(), head.nr).is_some_and(|call| matches!(call.class, class::OPEN_PATH0 | class::OPEN_PATH1));
-    let innermost = unwound.frames.get(..CALLER_FRAMES).unwrap_or(&unwound.frames);
-    known::is_by_program(unwound) || is_open && symbols.opens_no_stream(&unwound.space.borrow(), innermost)
-}
-
-fn library_or_program(frames: Vec<NativeFrame>) -> u32 {
-    let frames = without_call_stub(frames);
-    let [innermost, next, ..] = frames.as_slice() else { return caller::UNKNOWN };
-    let name = |frame: &NativeFrame| frame.symbol.as_deref().map_or_else(String::new, |name| base(name).to_owned());
-    let (innermost_name, next_name) = (name(innermost), name(next));
-    let is_libc = innermost.module.as_deref().is_some_and(is_libc);
-    // Only the library itself calls a function of the first kind.
-    let by_library = innermost_name.ends_with("_nocancel")
-        || next_name.trim_start_matches('_') == "closedir"
-        || is_libc && innermost.module == next.module;
-    // Their names are part of what the library exports, so a stripped one has them as well.
-    if next_name.starts_with("_IO_") {
-        caller::STREAM
-    } else if by_library {
-        caller::LIBRARY
-    } else if is_libc || !next_name.is_empty() {
-        caller::PROGRAM
-    } else {
-        // The library may be part of the program, and nothing here has a name.
-        caller::UNKNOWN
-    }
 }
 
 #[derive(Default)]
@@ -289,7 +247,7 @@ impl Natives {
         if let Some(words) = words {
             let symbols = &mut self.symbols;
             self.known.met(tgid, relative::key(head), &words, || {
-                KnownStack::new(unwound.clone(), Bases::of(head), has_no_stream(symbols, &unwound, head))
+                KnownStack::new(unwound.clone(), Bases::of(head), has_no_stream(symbols, &unwound, head.nr))
             });
         }
         Some(unwound)
