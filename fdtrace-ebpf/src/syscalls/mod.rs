@@ -242,11 +242,10 @@ fn number(regs: *const c_void) -> u64 {
 #[inline(always)]
 pub fn tell_call(regs: *const c_void, ret: i64) {
     let Some(done) = Done::of_current(regs, ret) else { return };
-    let of_task = regs;
-    let regs = done.regs;
+    let (registers, regs) = (regs, done.regs);
     match done.class {
         class::USE => done.used(),
-        class::CLOSE => done.closed(of_task),
+        class::CLOSE => done.closed(registers),
         class::RETURNS_FD => done.new_fd(),
         class::OPEN_PATH0 => done.opened(0),
         class::OPEN_PATH1 => done.opened(1),
