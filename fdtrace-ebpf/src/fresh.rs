@@ -1,8 +1,5 @@
 //! Programs that have begun just now. What user space would ask for once it knows them may be over by then: most programs
-//! are short. So of numbers that a new program closes and is given again the first uses are told unasked. What its loader
-//! does with numbers is nobody's mistake.
-
-use core::ffi::c_void;
+//! are short. So of numbers that a new program closes and is given again the first uses are told unasked.
 
 use fdtrace_common::wire::{TracedProcess, traced};
 
@@ -10,7 +7,7 @@ use crate::{
     emit,
     filter::{self, Task},
     gate,
-    kernel::{Files, member, offset},
+    kernel::Files,
 };
 
 /// A process begins with a program. Of an interpreter, user space is told by other means.
@@ -44,16 +41,9 @@ pub fn forked(parent: *const TracedProcess, child: *mut TracedProcess, child_tgi
     }
 }
 
-/// Does the loader make the call, as far as it is known where it is?
-#[inline(always)]
-fn is_by_loader(process: *const TracedProcess, regs: *const c_void) -> bool {
-    // SAFETY: a live element of a hash map; `regs` is typed by the tracepoint, and the offset comes from BTF.
-    unsafe { member::<u64>(regs, offset!(regs_ip)).wrapping_sub((*process).loader) < (*process).loader_len }
-}
-
 /// A number was closed.
 #[inline(always)]
-pub fn closed(regs: *const c_void, task: &Task, fd: u64) {
+pub fn closed(task: &Task, fd: u64) {
     if !gate::is_marked(task.tgid, gate::NEW) {
         return;
     }
@@ -68,9 +58,6 @@ pub fn closed(regs: *const c_void, task: &Task, fd: u64) {
             gate::mark(task.tgid, gate::NEW, false);
             return;
         }
-        if is_by_loader(process, regs) {
-            return;
-        }
         (*process).closed |= 1 << (fd & 63);
         (*process).run = 0;
     }
@@ -79,7 +66,7 @@ pub fn closed(regs: *const c_void, task: &Task, fd: u64) {
 
 /// The file behind a number that was closed and is in use again, if that is to be told; else 0.
 #[inline(always)]
-pub fn used_again(regs: *const c_void, task: &Task, fd: u64, files: Files) -> u64 {
+pub fn used_again(task: &Task, fd: u64, files: Files) -> u64 {
     if !gate::is_marked(task.tgid, gate::FRESH) {
         return 0;
     }
@@ -97,7 +84,7 @@ pub fn used_again(regs: *const c_void, task: &Task, fd: u64, files: Files) -> u6
             gate::mark(task.tgid, gate::FRESH, false);
             return 0;
         }
-        if fd >= 64 || closed >> (fd & 63) & 1 == 0 || is_by_loader(process, regs) {
+        if fd >= 64 || closed >> (fd & 63) & 1 == 0 {
             return 0;
         }
         let file = files.file(fd);

@@ -121,10 +121,10 @@ impl Done {
     }
 
     #[inline(always)]
-    pub fn closed(&self, registers: *const c_void) {
+    pub fn closed(&self) {
         self.plain();
         if self.ret == 0 {
-            fresh::closed(registers, &self.task, self.regs.arg(0) & 0xffff_ffff);
+            fresh::closed(&self.task, self.regs.arg(0) & 0xffff_ffff);
         }
     }
 

@@ -127,7 +127,7 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<(Task, bool)> {
         }
         class if filter::uses(class) => {
             let fd = arg_of(regs, compat, 0);
-            match fresh::used_again(regs, &task, fd, files) {
+            match fresh::used_again(&task, fd, files) {
                 0 => watch::watched(task.tgid, fd, files),
                 file => file,
             }
@@ -242,10 +242,10 @@ fn number(regs: *const c_void) -> u64 {
 #[inline(always)]
 pub fn tell_call(regs: *const c_void, ret: i64) {
     let Some(done) = Done::of_current(regs, ret) else { return };
-    let (registers, regs) = (regs, done.regs);
+    let regs = done.regs;
     match done.class {
         class::USE => done.used(),
-        class::CLOSE => done.closed(registers),
+        class::CLOSE => done.closed(),
         class::RETURNS_FD => done.new_fd(),
         class::OPEN_PATH0 => done.opened(0),
         class::OPEN_PATH1 => done.opened(1),
