@@ -49,16 +49,9 @@ pub(super) struct Listed {
     pub data: u64,
     pub inode: u64,
     pub dev: u32,
-    pub current: Option<bool>,
+    /// A number of the task means its file: `held`, or else its own. `None`: the kernel would not tell.
+    pub same: Option<bool>,
     pub held: Option<i32>,
-}
-
-impl Listed {
-    /// A number of the task means its file. Of others only the inode is known, which many files have in common: they come
-    /// last, or they would be taken for one of these.
-    pub fn is_clear(&self) -> bool {
-        self.current == Some(true) || self.held.is_some()
-    }
 }
 
 /// The last time that a table used an instance.

@@ -285,9 +285,7 @@ impl World {
     /// The same, and what it has made was gone before it returned: at which address it was is not known, so the kernel is
     /// asked what there is still of what was met.
     pub(super) fn stillborn(&mut self, by: &Stamp) {
-        let met = |it: &Remains| {
-            it.is_foreseen(it.description.file) && it.died.pos >= by.at.start() && it.description.watched.get() > 0
-        };
+        let met = |it: &Remains| it.is_unborn() && it.died.pos >= by.at.start() && it.description.watched.get() > 0;
         if self.graves.iter().any(met) {
             self.reread_interest(by.tgid);
         }
@@ -296,8 +294,12 @@ impl World {
 
 impl Remains {
     /// Met by its address, and no slot has held it yet.
+    fn is_unborn(&self) -> bool {
+        self.description.holders.get() == 0 && self.description.details().is_none()
+    }
+
+    /// The same, by this address.
     fn is_foreseen(&self, file: u64) -> bool {
-        let description = &self.description;
-        description.file == file && description.holders.get() == 0 && description.details().is_none()
+        self.description.file == file && self.is_unborn()
     }
 }

@@ -147,8 +147,11 @@ impl World {
                 }
             }
             _ => {
-                let row = Listed { fd, events, data, inode, dev, current, held };
-                if row.is_clear() {
+                let same = if held.is_some() { Some(true) } else { current };
+                let row = Listed { fd, events, data, inode, dev, same, held };
+                // Of others only the inode is known, which many files have in common: they come last, or they would be taken
+                // for one of these.
+                if same == Some(true) {
                     self.confirm(instance, table, &row);
                 } else {
                     state.unclear.push(row);
@@ -159,8 +162,7 @@ impl World {
 
     /// The kernel has this entry.
     fn confirm(&mut self, instance: Serial, table: TableId, row: &Listed) {
-        let Listed { fd, events, data, inode, dev, held, .. } = *row;
-        let same = if held.is_some() { Some(true) } else { row.current };
+        let Listed { fd, events, data, inode, dev, same, held } = *row;
         let Some(table) = self.tables.get(&table) else { return };
         let current = table.slots.get(&held.unwrap_or(fd)).and_then(|slot| slot.live());
         let current = current.map(|live| Rc::clone(&live.data.description));

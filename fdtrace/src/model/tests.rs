@@ -639,16 +639,21 @@ fn a_row_that_was_lost_does_not_close_its_slot() {
     assert!(bench.changes.iter().any(|change| matches!(change, Change::Healed { since: 11, .. })));
 }
 
-#[test]
-fn a_listing_of_two_registrations_under_one_number() {
+/// Two files of one inode, as all anonymous ones are, both registered as 5. The first one is held under 6 since.
+fn with_two_under_one_number() -> (Bench, Serial) {
     let (mut bench, epoll) = with_epoll();
-    // Two files of one inode, as all anonymous ones are. The first one is still held under another number.
     bench.open(at(3, 4), 5, 0xa0);
     bench.call("epoll_ctl", at(5, 6), 0, ctl(0xee, 5, [0xa0, 0xa0]));
     bench.dup(at(7, 8), 5, 6, 0xa0);
     bench.close(at(9, 10), 5, 0xa0, 0);
     bench.open(at(11, 12), 5, 0xb0);
     bench.call("epoll_ctl", at(13, 14), 0, ctl(0xee, 5, [0xb0, 0xb0]));
+    (bench, epoll)
+}
+
+#[test]
+fn a_listing_of_two_registrations_under_one_number() {
+    let (mut bench, epoll) = with_two_under_one_number();
     let known: Vec<_> = bench.world.epolls[&epoll].entries.keys().copied().collect();
     assert_eq!(known, [(bench.serial(6), 5), (bench.serial(5), 5)]);
     for first in [true, false] {
@@ -659,14 +664,8 @@ fn a_listing_of_two_registrations_under_one_number() {
 
 #[test]
 fn a_listing_of_two_registrations_under_a_number_that_means_neither() {
-    let (mut bench, epoll) = with_epoll();
-    // One of them is held under 6 here, and the other one elsewhere.
-    bench.open(at(3, 4), 5, 0xa0);
-    bench.call("epoll_ctl", at(5, 6), 0, ctl(0xee, 5, [0xa0, 0xa0]));
-    bench.dup(at(7, 8), 5, 6, 0xa0);
-    bench.close(at(9, 10), 5, 0xa0, 0);
-    bench.open(at(11, 12), 5, 0xb0);
-    bench.call("epoll_ctl", at(13, 14), 0, ctl(0xee, 5, [0xb0, 0xb0]));
+    let (mut bench, epoll) = with_two_under_one_number();
+    // The other one is held elsewhere.
     bench.dup(at(15, 16), 5, 7, 0xb0);
     bench.close(at(17, 18), 5, 0xb0, 0);
     bench.open(at(19, 20), 5, 0xa1);

@@ -11,6 +11,9 @@ pub const MAPPINGS_MAX: usize = 1 << 18;
 /// Most text read of one process.
 const TEXT_MAX: u64 = 64 << 20;
 
+/// What the kernel adds to a name that is gone.
+const DELETED: &[u8] = b" (deleted)";
+
 /// Which file, on this machine, until it is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId {
@@ -30,7 +33,7 @@ pub struct Mapping {
     pub readable: bool,
     pub writable: bool,
     pub executable: bool,
-    /// As the kernel prints it: a path, perhaps with ` (deleted)`; `[stack]` and the like; empty when anonymous.
+    /// What the kernel prints: a path, perhaps with ` (deleted)`; `[stack]` and the like; empty when anonymous.
     pub path: Vec<u8>,
 }
 
@@ -43,7 +46,12 @@ impl Mapping {
 
     /// The path without the kernel's note that the name is gone.
     pub fn file_path(&self) -> &[u8] {
-        self.path.strip_suffix(b" (deleted)").unwrap_or(&self.path)
+        self.path.strip_suffix(DELETED).unwrap_or(&self.path)
+    }
+
+    /// The name is gone, or stands for another file by now.
+    pub fn is_deleted(&self) -> bool {
+        self.path.ends_with(DELETED)
     }
 }
 
@@ -80,7 +88,7 @@ fn parse_line(line: &[u8]) -> Option<Mapping> {
         readable: readable == b'r',
         writable: writable == b'w',
         executable: executable == b'x',
-        path: rest.trim_ascii_start().to_vec(),
+        path: unescape(rest.trim_ascii_start()),
     })
 }
 
@@ -106,6 +114,19 @@ fn hex(digits: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
+/// The kernel writes a newline in a name as `\012`, and escapes nothing else: a name that contains these four
+/// characters itself cannot be told apart.
+fn unescape(name: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let newline = rest.strip_prefix(b"\\012");
+        plain.push(if newline.is_some() { b'\n' } else { byte });
+        rest = newline.unwrap_or(tail);
+    }
+    plain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,9 +137,10 @@ mod tests {
             7f0000000000-7f0000021000 rw-p 00000000 00:00 0 \n\
             7ffd0a3c0000-7ffd0a3e1000 rw-p 00000000 00:00 0                          [stack]\n\
             ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]\n\
-            7f0000030000-7f0000031000 r--s 00000000 00:01 4294967296 /memfd:\xff\xfe\n";
+            7f0000030000-7f0000031000 r--s 00000000 00:01 4294967296 /memfd:\xff\xfe\n\
+            7f0000042000-7f0000043000 r-xp 0001f000 103:0a 99 /tmp/a b\\012c.so (deleted)\n";
         let maps = parse(text);
-        assert_eq!(maps.len(), 5);
+        assert_eq!(maps.len(), 6);
         assert_eq!(maps[0].path, b"/usr/bin/a file (deleted)");
         assert_eq!(maps[0].file_path(), b"/usr/bin/a file");
         assert_eq!((maps[0].offset, maps[0].file), (0x2000, FileId { dev: (0xfe, 0), inode: 1835 }));
@@ -127,23 +149,35 @@ mod tests {
         assert_eq!(maps[2].path, b"[stack]");
         assert_eq!(maps[3].end, 0xffff_ffff_ff60_1000);
         assert_eq!(maps[4].path, b"/memfd:\xff\xfe");
+        assert!(maps[5].is_deleted() && maps[5].executable && !maps[4].is_deleted());
+        assert_eq!(maps[5].file_path(), b"/tmp/a b\nc.so");
+        assert_eq!(maps[5].file, FileId { dev: (0x103, 10), inode: 99 });
     }
 
     #[test]
     fn nonsense_is_left_out() {
         for line in [
-            "",
-            " ",
-            "1000",
-            "1000-2000",
-            "2000-1000 r-xp 0 0:0 0",
-            "+100-2000 r-xp 0 0:0 0",
-            "1000-2000 r-x 0 0:0 0",
-            "1000-2000 r-xp 0 0:0",
-            "1000-2000 r-xp g 0:0 0",
-            "10000000000000000-20000000000000000 r-xp 0 0:0 0",
+            &b""[..],
+            b" ",
+            b"\n\n",
+            b"1000",
+            b"1000-2000",
+            b"1000-2000 r-",
+            b"1000-2000 r--p",
+            b"zz-1 r--p 0 0:0 0",
+            b"2000-1000 r-xp 0 0:0 0",
+            b"+100-2000 r-xp 0 0:0 0",
+            b"-1-2000 r--p 0 0:0 0 x",
+            b"1000-2000 r-x 0 0:0 0",
+            b"1000-2000 r-xp 0 0:0",
+            b"1000-2000 r--p 0 00 0",
+            b"1000-2000 r-xp g 0:0 0",
+            b"1000-2000 r--p 0 fffffffff:0 0 x",
+            b"1000-2000 r--p 0 0:0 99999999999999999999999 x",
+            b"10000000000000000-20000000000000000 r-xp 0 0:0 0",
+            b"\xff\xfe-\x00 \xff\xff\xff\xff \xff \xff:\xff \xff",
         ] {
-            assert_eq!(parse(line.as_bytes()), [], "{line:?}");
+            assert_eq!(parse(line), [], "{}", line.escape_ascii());
         }
     }
 

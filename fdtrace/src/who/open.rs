@@ -20,7 +20,7 @@ pub fn mapped_file(pid: u32, mapping: &Mapping) -> io::Result<File> {
     match path_only(Path::new(&link)).and_then(|file| regular(&file)) {
         Ok(file) => Ok(file),
         // Needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE. The path may name another file by now: compare the inode.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput || mapping.is_deleted() => Err(error),
         Err(error) => {
             let path = mapping.file_path();
             let file = match in_root(pid, path, Links::Refuse) {
@@ -107,6 +107,20 @@ mod tests {
         assert!(in_root(pid, b"/dev/zero", Links::Follow).is_err());
         assert!(in_root(pid, b"/proc/self/exe", Links::Follow).is_err(), "magic links are not followed");
         assert!(in_root(pid, b"/etc/../../../etc/passwd", Links::Follow).is_ok(), "`..` stops at the root");
+    }
+
+    #[test]
+    fn what_is_mapped_and_not_what_took_the_place_of_its_name() {
+        let maps = crate::who::maps::read(std::process::id()).expect("own mappings");
+        let here = what_is_mapped_and_not_what_took_the_place_of_its_name as *const () as u64;
+        let own = maps.iter().find(|mapping| (mapping.start..mapping.end).contains(&here)).expect("own code");
+        assert!(own.executable && own.is_file());
+        assert!(mapped_file(std::process::id(), own).is_ok());
+        // Nothing is mapped like that, so it is opened by its name; a name that is gone tells nothing.
+        let by_name = Mapping { end: own.end + 4096, ..own.clone() };
+        assert!(mapped_file(std::process::id(), &by_name).is_ok());
+        let gone = Mapping { path: [&own.path[..], b" (deleted)"].concat(), ..by_name };
+        assert!(mapped_file(std::process::id(), &gone).is_err());
     }
 
     #[test]
