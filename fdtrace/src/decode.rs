@@ -96,7 +96,8 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
             What::Row { fd: record.fd, file: record.file, cloexec, since: record.pos, path }
         }
         kind::SNAP_BEGIN => {
-            What::SnapshotBegin { reading: wire::read::<wire::SnapBegin>(bytes).map(|(record, _)| record.reading) }
+            let reading = wire::read::<wire::SnapBegin>(bytes).map(|(record, _)| record.reading);
+            What::SnapshotBegin { reading, threads: header.flags & flag::THREADS != 0 }
         }
         kind::SNAP_END => {
             let (record, _) = wire::read::<wire::SnapEnd>(bytes).ok_or(short)?;

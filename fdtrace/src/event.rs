@@ -94,8 +94,10 @@ pub enum What {
     },
     /// A snapshot of the process `tgid`, or of all if that is 0, begins; its rows and its end follow.
     /// `reading`: which one; `None`: a recording that does not tell them apart.
+    /// `threads`: all threads that there are follow as well, because the end of some may have been lost.
     SnapshotBegin {
         reading: Option<u64>,
+        threads: bool,
     },
     SnapshotEnd {
         reading: u64,

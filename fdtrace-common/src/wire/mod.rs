@@ -154,6 +154,8 @@ pub mod flag {
     pub const CLOEXEC: u16 = 32;
     /// [`super::EpollEntry`]: what the number means in that table is the very file of the entry.
     pub const SAME_FILE: u16 = 128;
+    /// [`super::SnapBegin`]: the threads that there are of all traced processes follow, each as a [`super::Thread`].
+    pub const THREADS: u16 = 256;
     /// 32-bit system call on a 64-bit kernel.
     pub const COMPAT: u16 = 64;
 }

@@ -42,7 +42,8 @@ pub struct ProcessInfo {
     pub argv_len: u32,
 }
 
-/// A thread, `header.tid`, of a process that was attached to. Its table is its process's unless it shows otherwise.
+/// A thread, `header.tid`, of a process that was attached to, or after a loss. Its table is its process's unless it shows
+/// otherwise.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Thread {

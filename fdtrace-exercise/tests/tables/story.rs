@@ -121,6 +121,7 @@ fn mentions(event: &Event, fd: i32) -> bool {
         },
         What::Table { rows, .. } => rows.iter().any(|row| row.fd == fd),
         What::Row { fd: row, .. } => *row == fd,
+        What::EpollEntry { fd: listed, .. } => *listed == fd,
         What::Exec { .. } | What::Exit { .. } | What::Fork { .. } => true,
         _ => false,
     }

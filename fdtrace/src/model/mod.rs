@@ -157,6 +157,11 @@ impl World {
         self.members.range((tgid, 0)..=(tgid, u32::MAX)).map(|(_, tid)| *tid).collect()
     }
 
+    /// The tasks that use a table, each after its process.
+    pub fn users_of(&self, table: &Table) -> impl Iterator<Item = (u32, u32)> {
+        table.tasks().iter().filter_map(|tid| Some((self.tasks.get(tid)?.0, *tid)))
+    }
+
     /// How many lives and processes, over and done with, were forgotten to make room.
     pub fn forgotten(&self) -> u64 {
         self.forgotten
@@ -219,7 +224,7 @@ impl World {
             What::Exit { group_dead, .. } => self.exit(event, *group_dead, changes),
             What::Table { rows, more, beyond_walk } => self.listing(event, rows, *more, *beyond_walk, changes),
             What::Row { .. } => self.row(event, changes),
-            What::SnapshotBegin { reading } => self.snapshot_begin(event, *reading),
+            What::SnapshotBegin { reading, threads } => self.snapshot_begin(event, *reading, *threads),
             What::SnapshotEnd { reading } => self.snapshot_end(event, *reading, changes),
             What::Lost { since, .. } => self.lost(*since, event.at.exit.time, changes),
             What::FopKind { fop, name } => {
@@ -233,9 +238,7 @@ impl World {
                 }
             }
             What::EpollEntry { .. } => self.epoll_entry(event),
-            What::Thread => {
-                self.threads.entry(event.tgid).or_default().push(event.tid);
-            }
+            What::Thread => self.thread_found(event),
             What::EpollList { fd, rows } => self.epoll_listed(event, *fd, rows, changes),
             What::Tick | What::Stack(_) | What::Code(_) | What::OwnerType { .. } | What::Bind { .. } => {}
         }

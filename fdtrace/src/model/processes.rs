@@ -73,6 +73,7 @@ impl World {
     pub(super) fn fork(&mut self, event: &Event, changes: &mut Vec<Change>) {
         let What::Fork { tgid, tid, table: addr, start, comm: name } = &event.what else { return };
         let parent = self.table_at(event.table, event.tgid, event.tid);
+        self.exists(*tgid, *tid);
         let is_process = *tgid != event.tgid;
         if is_process {
             let mut process = Process::new(*tgid, *start, comm(name));
@@ -187,6 +188,7 @@ impl World {
         };
         // All other threads are gone; the one that called exec has the process's number now.
         self.join(table, event.tgid, event.tid);
+        self.exists(event.tgid, event.tid);
         self.threads.remove(&event.tgid);
         for tid in self.tasks_of(event.tgid) {
             if tid != event.tid {
@@ -200,13 +202,26 @@ impl World {
 
     pub(super) fn exit(&mut self, event: &Event, group_dead: bool, changes: &mut Vec<Change>) {
         self.task_ended(event.tgid, event.tid);
-        if !group_dead {
-            return;
+        if group_dead {
+            self.process_ended(event.tgid, event.at.exit, changes);
         }
-        self.owners.forget(event.tgid);
-        if let Some(process) = self.processes.get_mut(&event.tgid) {
-            process.exited = Some(event.at.exit);
-            self.gone.push_back(event.tgid);
+    }
+
+    /// A task is gone, and nothing told of it; with the last one its process is.
+    pub(super) fn end_was_lost(&mut self, seen: &Event, tgid: u32, tid: u32, changes: &mut Vec<Change>) {
+        self.task_ended(tgid, tid);
+        let is_alive = self.processes.get(&tgid).is_some_and(Process::alive);
+        let has_threads = self.threads.get(&tgid).is_some_and(|found| !found.is_empty());
+        if is_alive && !has_threads && self.tasks_of(tgid).is_empty() {
+            self.process_ended(tgid, seen.at.exit, changes);
+        }
+    }
+
+    fn process_ended(&mut self, tgid: u32, at: Moment, changes: &mut Vec<Change>) {
+        self.owners.forget(tgid);
+        if let Some(process) = self.processes.get_mut(&tgid) {
+            process.exited = Some(at);
+            self.gone.push_back(tgid);
         }
         if self.gone.len() > GONE
             && let Some(oldest) = self.gone.pop_front()
@@ -216,17 +231,22 @@ impl World {
             self.processes.remove(&oldest);
             self.forgotten += 1;
         }
-        changes.push(Change::Exited { process: event.tgid, at: event.at.exit });
+        changes.push(Change::Exited { process: tgid, at });
         // Threads whose own end was not seen.
-        for tid in self.tasks_of(event.tgid) {
-            self.task_ended(event.tgid, tid);
+        for tid in self.tasks_of(tgid) {
+            self.task_ended(tgid, tid);
         }
-        self.threads.remove(&event.tgid);
+        self.threads.remove(&tgid);
     }
 
     fn task_ended(&mut self, tgid: u32, tid: u32) {
         self.members.remove(&(tgid, tid));
-        if let Some((_, table)) = self.tasks.remove(&tid) {
+        if let Some(found) = self.threads.get_mut(&tgid) {
+            found.retain(|found| *found != tid);
+        }
+        // The number may be a task's of another process by now.
+        if let Some((_, table)) = self.tasks.get(&tid).copied().filter(|(of, _)| *of == tgid) {
+            self.tasks.remove(&tid);
             self.part(table, tgid, tid);
         }
     }

@@ -30,19 +30,43 @@ pub(super) struct Snapshot {
     /// 0: all processes.
     tgid: u32,
     rows: HashMap<TableId, BTreeSet<i32>>,
+    /// If it lists the threads as well: processes and tasks that were known before, and of which nothing has shown since that
+    /// they exist. What they did before their end may still be on its way, and shows nothing.
+    unmet: BTreeSet<(u32, u32)>,
 }
 
 impl World {
-    pub(super) fn snapshot_begin(&mut self, event: &Event, reading: Option<u64>) {
-        self.snapshot = Some(Snapshot { begin: event.at.exit, reading, tgid: event.tgid, rows: HashMap::new() });
+    pub(super) fn snapshot_begin(&mut self, event: &Event, reading: Option<u64>, threads: bool) {
+        let unmet = if threads { self.members.clone() } else { BTreeSet::new() };
+        if threads {
+            self.threads.clear();
+        }
+        let (begin, tgid) = (event.at.exit, event.tgid);
+        self.snapshot = Some(Snapshot { begin, reading, tgid, rows: HashMap::new(), unmet });
+    }
+
+    /// There is this thread.
+    pub(super) fn thread_found(&mut self, event: &Event) {
+        self.exists(event.tgid, event.tid);
+        if !self.members.contains(&(event.tgid, event.tid)) {
+            self.threads.entry(event.tgid).or_default().push(event.tid);
+        }
+    }
+
+    /// A task is there, while a snapshot is taken.
+    pub(super) fn exists(&mut self, tgid: u32, tid: u32) {
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.unmet.remove(&(tgid, tid));
+        }
     }
 
     pub(super) fn row(&mut self, event: &Event, changes: &mut Vec<Change>) {
         let What::Row { fd, file, cloexec, since, path } = &event.what else { return };
         let (fd, cloexec, since) = (*fd, *cloexec, *since);
         let table = self.table_at(event.table, event.tgid, event.tid);
+        self.exists(event.tgid, event.tid);
         for tid in self.threads.remove(&event.tgid).unwrap_or_default() {
-            if !self.tasks.contains_key(&tid) {
+            if !self.members.contains(&(event.tgid, tid)) {
                 self.join(table, event.tgid, tid);
             }
         }
@@ -223,6 +247,9 @@ impl World {
         let is_this = |snapshot: &mut Snapshot| snapshot.reading.is_none_or(|this| this == reading);
         let Some(snapshot) = self.snapshot.take_if(is_this) else { return };
         self.snapshots_completed += 1;
+        for (tgid, tid) in snapshot.unmet {
+            self.end_was_lost(event, tgid, tid, changes);
+        }
         // Descriptions can live on, and with them their registrations, without a number that we see.
         self.reread_epolls |= snapshot.tgid == 0;
         let seen = Interval { enter: Some(snapshot.begin), exit: event.at.exit };

@@ -12,11 +12,14 @@ use fdtrace_common::wire::{
 
 use super::{clock, procfs};
 
-/// A [`Thread`] record for each thread.
+/// A [`Thread`] record for each thread that has not ended.
 pub fn threads(tgid: u32) -> Vec<Vec<u8>> {
+    let root = Path::new(procfs::ROOT);
     let header = |tid| Header { kind: kind::THREAD, tgid, tid, time: clock::boot_ns(), ..Header::default() };
-    let tids = procfs::tids(Path::new(procfs::ROOT), tgid);
-    tids.into_iter().map(|tid| bytes_of(&Thread { header: header(tid) }).to_vec()).collect()
+    // Only the first one is kept after its end, until all are gone.
+    let has_ended = |tid| tid == tgid && procfs::stat(root, tid).is_ok_and(|stat| stat.has_ended());
+    let tids = procfs::tids(root, tgid).into_iter().filter(|tid| !has_ended(*tid));
+    tids.map(|tid| bytes_of(&Thread { header: header(tid) }).to_vec()).collect()
 }
 
 /// An [`EpollEntry`] record for each entry of an epoll instance in the table of tasks of which some may be gone.

@@ -316,6 +316,8 @@ impl Live {
             *count = counted[class].saturating_sub(self.counted[class]);
         }
         self.counted = counted;
+        // The end of a thread may be among it.
+        self.snapshots.list_threads();
         let header = Header { time: until, ..user_header(kind::LOST, 0) };
         wire::Lost { header, since: self.last_time, by_class }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::Iter;
-use fdtrace_common::wire::{self, bytes_of, kind};
+use fdtrace_common::wire::{self, Header, bytes_of, flag, kind};
 
 use super::{
     Live,
@@ -17,7 +17,7 @@ use super::{
     user_header,
     word::Word,
 };
-use crate::source::kinds;
+use crate::source::{kinds, process};
 
 /// How long a snapshot may take before it is given up where it waits for room in the ring.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,14 +29,27 @@ pub(super) struct Snapshots {
     /// What the iterator reads: see `shared::SNAPSHOT` of the kernel side.
     wish: Word,
     number: u32,
-    running: Option<JoinHandle<std::io::Result<()>>>,
+    running: Option<Running>,
     /// The next one: of a process, or of all.
     next: Option<Option<u32>>,
+    /// The next one is of all processes, and lists their threads as well.
+    threads: bool,
+}
+
+struct Running {
+    /// Whether it came to its end.
+    thread: JoinHandle<std::io::Result<bool>>,
+    lists_threads: bool,
 }
 
 impl Snapshots {
     pub fn new(wish: Word) -> Self {
-        Self { wish, number: 0, running: None, next: None }
+        Self { wish, number: 0, running: None, next: None, threads: false }
+    }
+
+    /// Something was lost, and may have been the end of a thread.
+    pub fn list_threads(&mut self) {
+        self.threads = true;
     }
 
     /// The number of a snapshot that begins.
@@ -59,24 +72,35 @@ impl Live {
             *next = Some(if next.is_none_or(|next| next == tgid) { tgid } else { None });
             return Ok(());
         }
+        // What was lost may be about any process.
+        let lists_threads = std::mem::take(&mut self.snapshots.threads);
+        let tgid = tgid.filter(|_| !lists_threads);
         let reading = self.snapshots.begin(tgid)?;
         let header = user_header(kind::SNAP_BEGIN, tgid.unwrap_or(0));
+        let header = Header { flags: if lists_threads { flag::THREADS } else { 0 }, ..header };
         self.queued.push(bytes_of(&wire::SnapBegin { header, reading }).to_vec());
+        if lists_threads {
+            self.queued.extend(self.traced.keys().flatten().flat_map(process::threads));
+        }
         let mut file = self.iterator()?;
         // Rows are drained meanwhile, so the iterator must not run on this thread.
-        self.snapshots.running = Some(std::thread::spawn(move || read_to_end(&mut file)));
+        let thread = std::thread::spawn(move || read_to_end(&mut file));
+        self.snapshots.running = Some(Running { thread, lists_threads });
         Ok(())
     }
 
     /// No snapshot is being taken. One that has waited for its turn begins here.
     pub fn snapshots_done(&mut self) -> Result<bool> {
-        let Some(running) = self.snapshots.running.take_if(|running| running.is_finished()) else {
+        let Some(running) = self.snapshots.running.take_if(|running| running.thread.is_finished()) else {
             return Ok(self.snapshots.running.is_none());
         };
-        running
+        let ended = running
+            .thread
             .join()
             .map_err(|_| anyhow!("the thread that takes the snapshot died"))?
             .context("the kernel's descriptor iterator failed")?;
+        // What was listed counts at the end only.
+        self.snapshots.threads |= running.lists_threads && !ended;
         let Some(next) = self.snapshots.next.take() else { return Ok(true) };
         self.snapshot(next)?;
         Ok(false)
@@ -114,19 +138,19 @@ impl Live {
 }
 
 /// An iterator that prints nothing is run by reading it once; it says `EAGAIN` when it was interrupted by its own limit,
-/// and when it found the ring half full.
-fn read_to_end(file: &mut File) -> std::io::Result<()> {
+/// and when it found the ring half full. Returns whether it came to its end.
+fn read_to_end(file: &mut File) -> std::io::Result<bool> {
     let mut buffer = [0u8; 4096];
     let begun = Instant::now();
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok(()),
+            Ok(0) => return Ok(true),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {
                 std::thread::sleep(PAUSE);
             }
             // Without its end, a snapshot says nothing.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
