@@ -128,6 +128,8 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
         }
         kind::EPOLL_ENTRY => {
             let (record, tail) = wire::read::<wire::EpollEntry>(bytes).ok_or(short)?;
+            let held = tail.first_chunk().map(|held| i32::from_ne_bytes(*held)).filter(|held| *held >= 0);
+            let holder = tail.get(4..).and_then(|rest| rest.first_chunk()).map(|holder| u32::from_ne_bytes(*holder));
             What::EpollEntry {
                 epoll: record.epoll,
                 fd: record.fd,
@@ -140,7 +142,7 @@ pub fn decode(pos: u64, bytes: &[u8], arch: Arch) -> Result<Option<Event>, Decod
                     0 => Some(false),
                     _ => None,
                 },
-                held: tail.first_chunk().map(|held| i32::from_ne_bytes(*held)).filter(|held| *held >= 0),
+                held: held.map(|fd| (holder.unwrap_or(header.tid), fd)),
             }
         }
         kind::TICK => What::Tick,

@@ -131,8 +131,8 @@ pub enum What {
         inode: u64,
         dev: u32,
         current: Option<bool>,
-        /// Another number of the task that means the entry's file.
-        held: Option<i32>,
+        /// A task with a number that means the entry's file, where its own does not.
+        held: Option<(u32, i32)>,
     },
     /// The event's task exists.
     Thread,

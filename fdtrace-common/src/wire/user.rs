@@ -72,7 +72,8 @@ pub struct EpollRow {
 }
 
 /// An entry of an epoll instance in the table of task `header.tid`, as `/proc` shows it. If its number means another file by
-/// now, an `i32` follows: the number under which the task holds the entry's file, -1: none.
+/// now, an `i32` follows: the number under which a task holds the entry's file, -1: none is known to. And then a `u32`: that
+/// task, who is `header.tid` if the record ends before.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EpollEntry {

@@ -105,9 +105,8 @@ impl Tracer {
     /// What no hook sees is found when the tables are read again, as the daemon does it.
     fn reconcile(&mut self) {
         self.read_tables(None);
-        for (tids, epoll) in self.stages.world.epolls_to_read() {
-            self.live.read_epoll(&tids, epoll);
-        }
+        let epolls = self.stages.world.epolls_to_read();
+        self.live.read_epolls(&epolls, &self.stages.world.tasks_by_table());
         self.catch_up();
     }
 

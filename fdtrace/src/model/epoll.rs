@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use crate::{
     model::{
         description::{Description, Serial},
-        table::TableId,
+        table::{SlotId, TableId},
     },
     order::Stamp,
 };
@@ -49,9 +49,9 @@ pub(super) struct Listed {
     pub data: u64,
     pub inode: u64,
     pub dev: u32,
-    /// A number of the task means its file: `held`, or else its own. `None`: the kernel would not tell.
+    /// A number means its file: `held`, or else its own. `None`: the kernel would not tell.
     pub same: Option<bool>,
-    pub held: Option<i32>,
+    pub held: Option<SlotId>,
 }
 
 /// The last time that a table used an instance.

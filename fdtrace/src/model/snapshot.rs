@@ -122,6 +122,12 @@ impl World {
         }
     }
 
+    /// The tasks that use each table.
+    pub fn tasks_by_table(&self) -> Vec<Vec<u32>> {
+        let alive = self.tables.values().filter(|table| table.alive());
+        alive.map(|table| table.tasks().iter().copied().collect()).collect()
+    }
+
     /// Epoll instances whose entries are to be read, as tasks that have it and number: those that were there before the
     /// trace, and all of them when they can be edited unseen. The end of some of the tasks may have been lost.
     pub fn epolls_to_read(&mut self) -> Vec<(Vec<u32>, i32)> {
@@ -155,6 +161,7 @@ impl World {
         let Some(table) = self.table_of_task(event.tid) else { return };
         let Some(live) = table.slots.get(&epoll).and_then(|slot| slot.live()) else { return };
         let (instance, table) = (live.data.description.serial, table.id);
+        let held = held.and_then(|(tid, fd)| Some(SlotId { table: self.table_of_task(tid)?.id, fd }));
         let Some(state) = self.epolls.get_mut(&instance) else { return };
         match fd {
             LISTING_BEGINS => {
@@ -187,15 +194,16 @@ impl World {
     /// The kernel has this entry.
     fn confirm(&mut self, instance: Serial, table: TableId, row: &Listed) {
         let Listed { fd, events, data, inode, dev, same, held } = *row;
-        let Some(table) = self.tables.get(&table) else { return };
-        let current = table.slots.get(&held.unwrap_or(fd)).and_then(|slot| slot.live());
+        let holding = held.unwrap_or(SlotId { table, fd });
+        let current = self.slot(holding).and_then(|slot| slot.live());
         let current = current.map(|live| Rc::clone(&live.data.description));
         let is_of = |description: &Rc<Description>| {
             description.details().is_some_and(|details| details.info.inode == inode && details.info.dev == dev)
         };
         // Anonymous inodes are shared by many files, so an inode proves a difference only.
         let holder = current.as_ref().map(|current| current.serial);
-        let earlier = table.slots.get(&fd).filter(|_| same == Some(false)).and_then(|slot| {
+        let number = self.slot(SlotId { table, fd });
+        let earlier = number.filter(|_| same == Some(false)).and_then(|slot| {
             let past = slot.past().rev().map(|life| &life.data.description);
             // The listing is newer than the events before it: whoever has the number there may have lost it since.
             let mut all = past.chain(current.as_ref());
@@ -229,7 +237,9 @@ impl World {
             self.identities.create(0, Some(Details { info, kind: Kind::Unknown, path: None, opened: None }))
         });
         let known = self.remembered(instance, target.serial, fd);
-        let (table, added) = known.map_or((None, None), |known| (known.table, known.added.clone()));
+        // What another table holds, it may have registered.
+        let unknown = (Some(holding.table).filter(|holder| *holder != table), None);
+        let (table, added) = known.map_or(unknown, |known| (known.table, known.added.clone()));
         let Some(state) = self.epolls.get_mut(&instance) else { return };
         target.watched.set(target.watched.get() + 1);
         let key = (target.serial, fd);

@@ -101,7 +101,7 @@ impl Bench {
     fn list_held(&mut self, epoll: &Serial, entries: &[(i32, u32, bool, Option<i32>)]) -> Vec<(Serial, i32)> {
         let around = [EpollEntry::BEGIN, EpollEntry::END].map(|fd| (fd, 0, false, None));
         for (fd, events, current, held) in [&around[..1], entries, &around[1..]].into_iter().flatten().copied() {
-            let (inode, current) = (file(0xa0).inode, Some(current));
+            let (inode, current, held) = (file(0xa0).inode, Some(current), held.map(|fd| (101, fd)));
             let what = What::EpollEntry { epoll: 10, fd, events, data: 5, inode, dev: 0, current, held };
             // The thread that made the epoll.
             let event = Event { at: Interval { enter: None, exit: moment(20) }, tgid: 1, tid: 101, table: TABLE, what };

@@ -166,8 +166,9 @@ impl Session {
         self.judge(Some(JUDGING));
         let flushed = self.sinks.flush_incidents(self.stages.world.now().time);
         self.note(flushed);
-        for (tids, epoll) in self.stages.world.epolls_to_read() {
-            self.live.read_epoll(&tids, epoll);
+        let epolls = self.stages.world.epolls_to_read();
+        if !epolls.is_empty() {
+            self.live.read_epolls(&epolls, &self.stages.world.tasks_by_table());
         }
         self.reconcile();
         self.give_back();

@@ -346,9 +346,10 @@ impl Live {
         totals.produced > totals.captured + totals.lost()
     }
 
-    /// Asks for the entries of an epoll instance that was there before.
-    pub fn read_epoll(&mut self, tids: &[u32], epoll: i32) {
-        self.queued.extend(process::epoll_entries(tids, epoll));
+    /// Asks for the entries of epoll instances that were there before: tasks and the number of each. `tables`: the tasks that
+    /// use each of the tables there are.
+    pub fn read_epolls(&mut self, wanted: &[(Vec<u32>, i32)], tables: &[Vec<u32>]) {
+        self.queued.extend(interest::entries(wanted, tables));
     }
 
     /// How often the kernel skipped each hook: of those that are attached twice nearly all is made up for.
