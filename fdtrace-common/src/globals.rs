@@ -81,7 +81,9 @@ pub struct Offsets {
     /// When the file or what is known of it was changed last: seconds, nanoseconds.
     pub inode_ctime_sec: u32,
     pub inode_ctime_nsec: u32,
-    pub reserved: [u32; 3],
+    pub file_f_path_dentry: u32,
+    pub dentry_d_name: u32,
+    pub reserved: [u32; 1],
 }
 
 const WORDS: usize = 80;

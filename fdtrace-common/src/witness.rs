@@ -171,6 +171,23 @@ pub struct Stack {
     pub task_name: [u8; TASK_NAME_MAX],
 }
 
+impl Stack {
+    /// What a record has at least: one that ends there has no candidates, no frames, no name of a task and no copy. Most of
+    /// those that the kernel side makes do.
+    pub const HEAD: usize = core::mem::offset_of!(Self, candidate);
+
+    /// A record's head, and what comes behind it.
+    pub fn read(record: &[u8]) -> Option<(Self, &[u8])> {
+        if record.len() != Self::HEAD {
+            return crate::wire::read(record);
+        }
+        let mut whole = [0; size_of::<Self>()];
+        whole[..Self::HEAD].copy_from_slice(record);
+        let (head, _) = crate::wire::read::<Self>(&whole)?;
+        Some((Self { frames: 0, candidates: 0, task_name_len: 0, stack_len: 0, ..head }, &[]))
+    }
+}
+
 /// A code object, on first sight. Its strings are cut at their limits; [`crate::wire::flag::TRUNCATED`] says so.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -1,5 +1,10 @@
 //! Programs that have begun just now. What user space would ask for once it knows them may be over by then: most programs
 //! are short. So of numbers that a new program closes and is given again the first uses are told unasked.
+//!
+//! First of all its loader opens libraries, one after the other under one number, and closes them. That is nobody's
+//! mistake: those uses are not told, and nobody asks from where it calls.
+
+use core::ffi::c_void;
 
 use fdtrace_common::wire::{TracedProcess, traced};
 
@@ -7,7 +12,7 @@ use crate::{
     emit,
     filter::{self, Task},
     gate,
-    kernel::Files,
+    kernel::{Files, member, offset},
 };
 
 /// A process begins with a program. Of an interpreter, user space is told by other means.
@@ -41,9 +46,32 @@ pub fn forked(parent: *const TracedProcess, child: *mut TracedProcess, child_tgi
     }
 }
 
+/// Does its loader make the call, of a program in which nobody else was seen to call?
+#[inline(always)]
+pub fn is_loading(tgid: u32, regs: *const c_void) -> bool {
+    if !gate::is_starting(tgid) {
+        return false;
+    }
+    let is_loading = filter::process(tgid).is_some_and(|process| is_by_loader(process, regs));
+    if !is_loading {
+        gate::mark(tgid, gate::NEW, true);
+    }
+    is_loading
+}
+
+/// Does its loader make the call?
+#[inline(always)]
+fn is_by_loader(process: *const TracedProcess, regs: *const c_void) -> bool {
+    // SAFETY: a live element of a hash map; `regs` is typed by the tracepoint, and the offset comes from BTF.
+    unsafe {
+        (*process).flags & traced::OWN_LOADER != 0
+            && member::<u64>(regs, offset!(regs_ip)).wrapping_sub((*process).loader) < (*process).loader_len
+    }
+}
+
 /// A number was closed.
 #[inline(always)]
-pub fn closed(task: &Task, fd: u64) {
+pub fn closed(regs: *const c_void, task: &Task, fd: u64) {
     if !gate::is_marked(task.tgid, gate::NEW) {
         return;
     }
@@ -53,9 +81,12 @@ pub fn closed(task: &Task, fd: u64) {
         if (*process).flags & traced::NEW == 0 || fd >= 64 {
             return;
         }
-        if emit::now() > (*process).new_until {
+        if (*process).uses_left == 0 || emit::now() > (*process).new_until {
             (*process).flags &= !traced::NEW;
             gate::mark(task.tgid, gate::NEW, false);
+            return;
+        }
+        if is_by_loader(process, regs) {
             return;
         }
         (*process).closed |= 1 << (fd & 63);
@@ -66,7 +97,7 @@ pub fn closed(task: &Task, fd: u64) {
 
 /// The file behind a number that was closed and is in use again, if that is to be told; else 0.
 #[inline(always)]
-pub fn used_again(task: &Task, fd: u64, files: Files) -> u64 {
+pub fn used_again(regs: *const c_void, task: &Task, fd: u64, files: Files) -> u64 {
     if !gate::is_marked(task.tgid, gate::FRESH) {
         return 0;
     }
@@ -84,7 +115,7 @@ pub fn used_again(task: &Task, fd: u64, files: Files) -> u64 {
             gate::mark(task.tgid, gate::FRESH, false);
             return 0;
         }
-        if fd >= 64 || closed >> (fd & 63) & 1 == 0 {
+        if fd >= 64 || closed >> (fd & 63) & 1 == 0 || is_by_loader(process, regs) {
             return 0;
         }
         let file = files.file(fd);

@@ -62,6 +62,23 @@ pub fn mark(tgid: u32, mark: u32, on: bool) {
     }
 }
 
+/// What [`NEW`] says of a program in which nobody but its loader was seen to call.
+const STARTING: u64 = 2;
+
+/// Its loader begins.
+#[inline(always)]
+pub fn starts(tgid: u32) {
+    if is_marked(tgid, NEW) {
+        set_word(tgid, NEW, STARTING);
+    }
+}
+
+/// May it be at work still?
+#[inline(always)]
+pub fn is_starting(tgid: u32) -> bool {
+    word(tgid, NEW) == STARTING
+}
+
 /// The process is traced, and it is looked at as one that has just begun.
 #[inline(always)]
 pub fn traces(tgid: u32) {

@@ -12,7 +12,7 @@ use aya_ebpf::helpers::{
 use fdtrace_common::{
     class::witness,
     python::PyProcess,
-    wire::TracedProcess,
+    wire::{TracedProcess, traced},
     witness::{ImageKey, Mapped, PyEntry, PyImage, image, kind},
 };
 
@@ -67,9 +67,6 @@ fn mix_file(layout: u64, file: u64) -> u64 {
 pub fn laid_out(bprm: *const c_void) {
     let (tgid, tid) = filter::ids();
     let Some(process) = filter::process(tgid) else { return };
-    if stack_bytes(false) == 0 {
-        return;
-    }
     let mut loader = Loader { file: 0, start: 0, end: 0, page: 0 };
     // SAFETY: typed by the tracepoint; the offsets come from BTF. The callback is given what lives until it is over.
     unsafe {
@@ -80,20 +77,37 @@ pub fn laid_out(bprm: *const c_void) {
         if loader.file == 0 {
             return;
         }
+        let (start, end) = kernel::program_image();
+        if entry.wrapping_sub(start) >= end.wrapping_sub(start) {
+            (*process).loader = loader.start;
+            (*process).loader_len = loader.end.wrapping_sub(loader.start);
+            if is_only_a_loader(loader.file) {
+                (*process).flags |= traced::OWN_LOADER;
+                gate::starts(tgid);
+            }
+        }
+        if stack_bytes(false) == 0 {
+            return;
+        }
         let program: u64 = member(bprm, offset!(bprm_file));
         let key = (&raw const LAYOUT_KEY).read_volatile();
         let layout = mix_file(mix_file(key, program), loader.file);
         let layout = mix(layout, entry.wrapping_sub(kernel::mmap_base()));
         (*process).layout = layout | TracedProcess::SHARED;
-        let (start, end) = kernel::program_image();
-        if entry.wrapping_sub(start) >= end.wrapping_sub(start) {
-            (*process).loader = loader.start;
-            (*process).loader_len = loader.end.wrapping_sub(loader.start);
-        }
     }
     let files = Files::of_current();
     let room = [loader.end.wrapping_sub(loader.start), loader.page << 12];
     mapped(Subject { tgid, tid, table: files.files }, loader.file, loader.start, room, Mapped::LOADER);
+}
+
+/// `ld-linux-x86-64.so.2` and its like are. musl's loader is its C library, called `ld-musl-x86_64.so.1` or `libc.so`.
+#[inline(always)]
+fn is_only_a_loader(file: u64) -> bool {
+    const NAME: u64 = u64::from_le_bytes(*b"ld-\0\0\0\0\0");
+    const MUSL: u64 = u64::from_le_bytes(*b"ld-musl\0");
+    let dentry = read::<u64>(file + offset!(file_f_path_dentry) as u64);
+    let name = u64::from_le(read::<u64>(read::<u64>(dentry + offset!(dentry_d_name) as u64)));
+    name & 0xff_ffff == NAME && name & 0xff_ffff_ffff_ffff != MUSL
 }
 
 /// The memory in which a program begins: its loader's, or its own if it has none.
@@ -140,6 +154,7 @@ pub fn executed(process: *mut TracedProcess, tgid: u32, bprm: *const c_void) {
         (*process).execs = (*process).execs.wrapping_add(1);
         (*process).layout = anew();
         (*process).loader_len = 0;
+        (*process).flags &= !traced::OWN_LOADER;
         gate::loses(tgid);
         let _ = PYTHON.remove(&tgid);
         let file: u64 = member(bprm, offset!(bprm_file));

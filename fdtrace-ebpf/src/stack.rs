@@ -368,7 +368,9 @@ unsafe fn finish(walk: *mut Walk) {
         let files = Files::of_current();
         let who = Subject { tgid: (*walk).tgid, tid: (*walk).tid, table: files.files };
         emit::fill_header_at((*walk).now, &raw mut (*stack).header, kind::STACK, 0, who);
-        let len = size_of::<Stack>() + tail + len as usize;
+        let behind = tail + len as usize;
+        let is_bare = behind == 0 && (*walk).candidates == 0 && (*stack).task_name_len == 0;
+        let len = if is_bare { Stack::HEAD } else { size_of::<Stack>() + behind };
         let len = if len > size_of::<StackRoom>() { size_of::<StackRoom>() } else { len };
         emit::bytes(core::slice::from_raw_parts(room.cast::<u8>(), len), loss::RING_STACK);
     }

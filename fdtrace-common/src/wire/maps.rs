@@ -10,6 +10,8 @@ pub mod traced {
     pub const WAIT_EXEC: u32 = 2;
     /// It runs a program that began so lately that user space may not know it yet.
     pub const NEW: u32 = 4;
+    /// Its loader is no C library as well: what is called from there, the loader does for itself.
+    pub const OWN_LOADER: u32 = 8;
 }
 
 /// Value of the set of traced processes.
@@ -41,8 +43,8 @@ impl TracedProcess {
     pub const NEW: u64 = 50_000_000;
     /// How much later all that was asked for because of it is known, nanoseconds.
     pub const ASKED: u64 = 1_000_000_000;
-    /// Uses that are told of a new program, and of one number in a row.
-    pub const USES: u32 = 32;
+    /// Uses that are told of a new program, beside those by its loader, and of one number in a row.
+    pub const USES: u32 = 16;
     pub const RUN: u32 = 4;
 
     /// Set in a layout that has been computed since the process began its program.

@@ -121,10 +121,10 @@ impl Done {
     }
 
     #[inline(always)]
-    pub fn closed(&self) {
+    pub fn closed(&self, registers: *const c_void) {
         self.plain();
         if self.ret == 0 {
-            fresh::closed(&self.task, self.regs.arg(0) & 0xffff_ffff);
+            fresh::closed(registers, &self.task, self.regs.arg(0) & 0xffff_ffff);
         }
     }
 

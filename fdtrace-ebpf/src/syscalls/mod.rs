@@ -127,7 +127,7 @@ pub fn enter(regs: *const c_void, nr: u64, turn: Turn) -> Option<(Task, bool)> {
         }
         class if filter::uses(class) => {
             let fd = arg_of(regs, compat, 0);
-            match fresh::used_again(&task, fd, files) {
+            match fresh::used_again(regs, &task, fd, files) {
                 0 => watch::watched(task.tgid, fd, files),
                 file => file,
             }
@@ -242,10 +242,10 @@ fn number(regs: *const c_void) -> u64 {
 #[inline(always)]
 pub fn tell_call(regs: *const c_void, ret: i64) {
     let Some(done) = Done::of_current(regs, ret) else { return };
-    let regs = done.regs;
+    let (registers, regs) = (regs, done.regs);
     match done.class {
         class::USE => done.used(),
-        class::CLOSE => done.closed(),
+        class::CLOSE => done.closed(registers),
         class::RETURNS_FD => done.new_fd(),
         class::OPEN_PATH0 => done.opened(0),
         class::OPEN_PATH1 => done.opened(1),
@@ -355,7 +355,10 @@ pub fn wants_at_enter(regs: *const c_void, nr: u64, task: &Task, watched: bool) 
     if filter::class(nr, false) == class::FCNTL && !asks_for_flags(regs) && !gate::is_marked(task.tgid, gate::PYTHON) {
         return false;
     }
-    wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0 && armed(regs, nr) && has_leave()
+    wants & !(witness::AT_EXIT | witness::MAPS | witness::ON_FAILURE) != 0
+        && armed(regs, nr)
+        && !fresh::is_loading(task.tgid, regs)
+        && has_leave()
 }
 
 /// `fcntl` as `fdopen` and `fdopendir` of the GNU C library call it, to see whether the number is good for what they are to
@@ -425,5 +428,5 @@ pub fn wants_at_exit(regs: *const c_void, ret: i64) -> bool {
         // A call that makes several numbers returns none of them.
         _ => wants & witness::AT_EXIT != 0 && (ret == 0 || ret as u64 >= u64::from(arm_at())),
     };
-    wanted && has_leave()
+    wanted && !fresh::is_loading(filter::ids().0, regs) && has_leave()
 }

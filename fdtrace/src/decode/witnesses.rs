@@ -33,7 +33,7 @@ pub(super) fn decode(pos: u64, header: &Header, bytes: &[u8], short: DecodeError
 }
 
 fn stack(bytes: &[u8]) -> Option<StackSeen> {
-    let (record, mut tail) = wire::read::<Stack>(bytes)?;
+    let (record, mut tail) = Stack::read(bytes)?;
     let has = |bit| record.notes & bit != 0;
     let count = usize::try_from(record.frames).ok().filter(|count| *count <= FRAMES_MAX)?;
     let mut frames = Vec::with_capacity(count);

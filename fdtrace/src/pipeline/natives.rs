@@ -182,7 +182,7 @@ impl Natives {
     }
 
     fn half(&mut self, header: &Header, record: &[u8]) -> Option<Half> {
-        let (head, tail) = wire::read::<Stack>(record)?;
+        let (head, tail) = Stack::read(record)?;
         let mut copied;
         let stack = if head.notes & note::KNOWN != 0 {
             let known = self.known.get(head.left[1], head.left[0]);

@@ -123,7 +123,9 @@ pub fn resolve(btf: &Btf<'_>, arch: Arch) -> Result<Offsets, MissingMember> {
         inode_i_generation: btf.offset("inode", "i_generation")?,
         inode_ctime_sec,
         inode_ctime_nsec,
-        reserved: [0; 3],
+        file_f_path_dentry: btf.offset("file", "f_path.dentry")?,
+        dentry_d_name: btf.offset("dentry", "d_name.name")?,
+        reserved: [0; 1],
     })
 }
 

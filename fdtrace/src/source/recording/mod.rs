@@ -17,7 +17,7 @@ pub mod writer;
 use std::borrow::Cow;
 
 use fdtrace_common::{
-    wire::{self, bytes_of, kind},
+    wire::{bytes_of, kind},
     witness::{self, Stack},
 };
 
@@ -55,7 +55,7 @@ pub fn harmless(record: u16, bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
 
 /// What a stack's record has besides the copy of the stack: its head, and the Python frames.
 pub fn without_copy(bytes: &[u8]) -> Option<(Stack, &[u8])> {
-    let (head, tail) = wire::read::<Stack>(bytes)?;
+    let (head, tail) = Stack::read(bytes)?;
     let frames = tail.get(..usize::try_from(head.frames).ok()?.checked_mul(size_of::<witness::PyFrame>())?)?;
     Some((head, frames))
 }
