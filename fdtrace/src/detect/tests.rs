@@ -154,6 +154,9 @@ fn epoll_duplicate_entry() {
     assert_eq!(story(again), NONE);
     assert_eq!(story(&format!("1 fork -> 2\n{again}2 exit\nsleep 100")), NONE);
     assert_eq!(story(&format!("1 fork -> 2\n{again}sleep 100")), ["epoll-duplicate-entry proven 1 4"]);
+    // One that was registered unseen, of a file that another process holds: that process may have registered it.
+    let shared = "1 epoll_create1 -> 3\n1 fork -> 2\n2 socket -> 4\n1 lists 3 4 2 4\n1 socket -> 4\n";
+    assert_eq!(of(rule, &format!("{shared}1 epoll_ctl 3 ADD 4\nsleep 100")), NONE);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! 1.7 begin                  the next call of thread 7 begins here, and ends where it stands
 //! 1 exec /bin/sh             numbers marked `cloexec` go
 //! 1 exit
+//! 1 lists 3 4 2 5            the kernel lists: epoll 3 has a registration of 4, whose file is process 2's 5
 //! sleep 100                  milliseconds
 //! ```
 //!
@@ -18,7 +19,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use fdtrace_common::wire::{FileInfo, flag};
+use fdtrace_common::wire::{EpollEntry, FileInfo, flag};
 
 use crate::{
     detect::{Detector, Want, finding::Finding},
@@ -220,6 +221,23 @@ impl Script {
             "exit" => {
                 self.event(tgid, tid, None, What::Exit { code: 0, group_dead: true, table_users: 1 });
                 self.table_of.remove(&tgid);
+            }
+            "lists" => {
+                let [epoll, fd, holder, held] = rest else { panic!("`lists EPOLL NUMBER HOLDER NUMBER`") };
+                let (epoll, fd, holder) = (number(epoll) as i32, number(fd) as i32, number(holder) as u32);
+                let held = number(held) as i32;
+                let FileInfo { inode, dev, .. } = self.tables[&self.table_of[&holder]][&held].file;
+                for fd in [EpollEntry::BEGIN, fd, EpollEntry::END] {
+                    let current = Some((holder, held) == (tgid, fd));
+                    let (events, data) = (1, fd as u64);
+                    let held = Some((holder, held));
+                    self.event(
+                        tgid,
+                        tid,
+                        None,
+                        What::EpollEntry { epoll, fd, events, data, inode, dev, current, held },
+                    );
+                }
             }
             _ => self.call(tgid, tid, verb, rest),
         }
