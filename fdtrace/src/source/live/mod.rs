@@ -95,7 +95,10 @@ pub struct Live {
     captured: u64,
     lost_epoch: u32,
     counted: [u64; loss::CLASSES],
+    /// Of the last record that was drained.
     last_time: u64,
+    /// What was recorded up to this moment has been drained.
+    drained_until: u64,
     empty_drains: u32,
     /// Records made here, to be passed on before those in the ring.
     queued: Vec<Vec<u8>>,
@@ -144,6 +147,7 @@ impl Live {
             lost_epoch: 0,
             counted: [0; loss::CLASSES],
             last_time: clock::boot_ns(),
+            drained_until: 0,
             empty_drains: 0,
             queued: Vec::new(),
         };
@@ -256,10 +260,14 @@ impl Live {
             out(self.pos, &record);
         }
         let mut count = 0;
+        let begun = clock::boot_ns();
         let until = self.pos.saturating_add(most as u64);
         while self.pos < until {
             let (pos, lost) = {
-                let Some(item) = self.ring.get_mut().next() else { break };
+                let Some(item) = self.ring.get_mut().next() else {
+                    self.drained_until = begun;
+                    break;
+                };
                 let header = wire::read::<Header>(&item).map(|(header, _)| header).unwrap_or_default();
                 if header.lost_epoch == self.lost_epoch {
                     out(self.pos, &item);
@@ -297,7 +305,8 @@ impl Live {
         self.shed.set(level).context("cannot tell the hooks what to leave out")
     }
 
-    /// Passes on losses that no record has told of, and the time.
+    /// Passes on losses that no record has told of, and the time: up to where everything was drained, not that of the clock,
+    /// for whoever was kept from draining has not seen what happened meanwhile.
     pub fn tick(&mut self, mut out: impl FnMut(u64, &[u8])) {
         let epoch = self.lost.get() as u32;
         let skipped = self.totals().by_class[loss::SKIPPED];
@@ -306,7 +315,8 @@ impl Live {
             let gap = self.gap(clock::boot_ns());
             out(self.pos, bytes_of(&gap));
         }
-        out(self.pos, bytes_of(&wire::Tick { header: user_header(kind::TICK, 0) }));
+        let header = Header { time: self.drained_until.max(self.last_time), ..user_header(kind::TICK, 0) };
+        out(self.pos, bytes_of(&wire::Tick { header }));
     }
 
     fn gap(&mut self, until: u64) -> wire::Lost {
