@@ -23,6 +23,9 @@ use crate::source::{kinds, process};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it waits before it looks again.
 const PAUSE: Duration = Duration::from_millis(1);
+/// To list all threads keeps us from draining, which loses more. What takes longer than this is done for a twentieth of the
+/// time at most.
+const SOON_LISTED: Duration = Duration::from_millis(10);
 
 /// One is taken at a time: the kernel side has room for one wish, and the rows of two could not be told apart.
 pub(super) struct Snapshots {
@@ -32,8 +35,10 @@ pub(super) struct Snapshots {
     running: Option<Running>,
     /// The next one: of a process, or of all.
     next: Option<Option<u32>>,
-    /// The next one is of all processes, and lists their threads as well.
+    /// The next one that may is of all processes, and lists their threads as well.
     threads: bool,
+    /// When they were listed last, and how long that took.
+    listed: Option<(Instant, Duration)>,
 }
 
 struct Running {
@@ -44,12 +49,18 @@ struct Running {
 
 impl Snapshots {
     pub fn new(wish: Word) -> Self {
-        Self { wish, number: 0, running: None, next: None, threads: false }
+        Self { wish, number: 0, running: None, next: None, threads: false, listed: None }
     }
 
     /// Something was lost, and may have been the end of a thread.
     pub fn list_threads(&mut self) {
         self.threads = true;
+    }
+
+    /// Does the one that begins now list the threads?
+    fn lists_threads(&mut self) -> bool {
+        let may = self.listed.is_none_or(|(then, took)| took <= SOON_LISTED || then.elapsed() >= 20 * took);
+        may && std::mem::take(&mut self.threads)
     }
 
     /// The number of a snapshot that begins.
@@ -73,14 +84,16 @@ impl Live {
             return Ok(());
         }
         // What was lost may be about any process.
-        let lists_threads = std::mem::take(&mut self.snapshots.threads);
+        let lists_threads = self.snapshots.lists_threads();
         let tgid = tgid.filter(|_| !lists_threads);
         let reading = self.snapshots.begin(tgid)?;
         let header = user_header(kind::SNAP_BEGIN, tgid.unwrap_or(0));
         let header = Header { flags: if lists_threads { flag::THREADS } else { 0 }, ..header };
         self.queued.push(bytes_of(&wire::SnapBegin { header, reading }).to_vec());
         if lists_threads {
+            let begun = Instant::now();
             self.queued.extend(self.traced.keys().flatten().flat_map(process::threads));
+            self.snapshots.listed = Some((begun, begun.elapsed()));
         }
         let mut file = self.iterator()?;
         // Rows are drained meanwhile, so the iterator must not run on this thread.
