@@ -84,22 +84,28 @@ impl Live {
             return Ok(());
         }
         // What was lost may be about any process.
-        let lists_threads = self.snapshots.lists_threads();
+        let threads = if self.snapshots.lists_threads() { self.threads() } else { None };
+        let lists_threads = threads.is_some();
         let tgid = tgid.filter(|_| !lists_threads);
         let reading = self.snapshots.begin(tgid)?;
         let header = user_header(kind::SNAP_BEGIN, tgid.unwrap_or(0));
         let header = Header { flags: if lists_threads { flag::THREADS } else { 0 }, ..header };
         self.queued.push(bytes_of(&wire::SnapBegin { header, reading }).to_vec());
-        if lists_threads {
-            let begun = Instant::now();
-            self.queued.extend(self.traced.keys().flatten().flat_map(process::threads));
-            self.snapshots.listed = Some((begun, begun.elapsed()));
-        }
+        self.queued.extend(threads.into_iter().flatten());
         let mut file = self.iterator()?;
         // Rows are drained meanwhile, so the iterator must not run on this thread.
         let thread = std::thread::spawn(move || read_to_end(&mut file));
         self.snapshots.running = Some(Running { thread, lists_threads });
         Ok(())
+    }
+
+    /// The threads of all traced processes. `None`: there are processes, and `/proc` knows of none of them, so it says nothing.
+    fn threads(&mut self) -> Option<Vec<Vec<u8>>> {
+        let begun = Instant::now();
+        let traced: Vec<u32> = self.traced.keys().flatten().collect();
+        let threads: Vec<Vec<u8>> = traced.iter().flat_map(|tgid| process::threads(*tgid)).collect();
+        self.snapshots.listed = Some((begun, begun.elapsed()));
+        (traced.is_empty() || !threads.is_empty()).then_some(threads)
     }
 
     /// No snapshot is being taken. One that has waited for its turn begins here.
