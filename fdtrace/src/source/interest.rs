@@ -12,7 +12,7 @@ use fdtrace_common::wire::{EpollEntry, EpollRow, Header, bytes_of, flag, kind};
 
 use super::{clock, procfs};
 
-/// Entries that are looked at; an instance with more is not worth the time.
+/// Entries that [`read`] looks at, once for each; an instance with more is not worth the time.
 const ROWS: usize = 4096;
 /// Numbers that are looked at for the files of entries whose own number means another: in the table of the instance, and in
 /// all others together.
@@ -25,16 +25,17 @@ const NUMBERS: usize = 4096;
 pub fn read(root: &Path, pid: u32, fd: i32) -> Option<Vec<EpollRow>> {
     let process = root.join(pid.to_string());
     let list: PathBuf = process.join("fdinfo").join(fd.to_string());
-    let first = parse(&std::fs::read_to_string(&list).ok()?);
-    let looked: Vec<EpollRow> = first
-        .into_iter()
+    let first = std::fs::read_to_string(&list).ok()?;
+    let looked: Vec<EpollRow> = parse(&first)
+        .take(ROWS)
         .map(|Line { fd, events, data, inode, .. }| {
             // Follows the link, so this is the file itself, of whatever kind.
             let found = std::fs::metadata(process.join("fd").join(fd.to_string()));
             EpollRow { fd, events, data, inode, open_inode: found.map_or(0, |found| found.ino()) }
         })
         .collect();
-    let second = parse(&std::fs::read_to_string(&list).ok()?);
+    let second = std::fs::read_to_string(&list).ok()?;
+    let second: Vec<Line> = parse(&second).take(ROWS).collect();
     let same = |a: &EpollRow, b: &Line| (a.fd, a.inode, a.data) == (b.fd, b.inode, b.data);
     Some(looked.into_iter().filter(|row| second.iter().any(|other| same(row, other))).collect())
 }
@@ -49,8 +50,8 @@ struct Line {
     dev: u32,
 }
 
-fn parse(text: &str) -> Vec<Line> {
-    text.lines().filter_map(line).take(ROWS).collect()
+fn parse(text: &str) -> impl Iterator<Item = Line> {
+    text.lines().filter_map(line)
 }
 
 /// `tfd: 4 events: 19 data: 4  pos:0 ino:1f8e sdev:9`: the number is decimal, all else hexadecimal.
@@ -102,7 +103,7 @@ fn entries_of(
     records.push(mark(EpollEntry::BEGIN));
     // Several entries can have one number: the kernel counts them in the order in which it lists them.
     let mut nth = HashMap::new();
-    let own = LazyCell::new(|| numbers(tid, NUMBERS));
+    let own = LazyCell::new(|| numbers(tid, NUMBERS).unwrap_or_default());
     for Line { fd, events, data, inode, dev } in parse(&text) {
         let count = nth.entry(fd).or_insert(0u32);
         let slot = [epoll.cast_unsigned(), fd.cast_unsigned(), *count];
@@ -118,7 +119,8 @@ fn entries_of(
         if current == Some(false) {
             let is_it =
                 |number: &&Number| number.inode == inode && means((number.tid, number.fd), (tid, slot)) == Some(true);
-            let held = own.iter().find(is_it).or_else(|| elsewhere.iter().find(is_it));
+            let held =
+                own.iter().find(is_it).or_else(|| elsewhere.iter().filter(|number| number.tid != tid).find(is_it));
             let (holder, number) = held.map_or((tid, -1), |held| (held.tid, held.fd));
             record.extend_from_slice(&number.to_ne_bytes());
             record.extend_from_slice(&holder.to_ne_bytes());
@@ -141,21 +143,23 @@ fn all_numbers(tables: &[Vec<u32>]) -> Vec<Number> {
     let mut all: Vec<Number> = Vec::new();
     for tids in tables {
         let room = NUMBERS.saturating_sub(all.len());
-        let found = tids.iter().map(|tid| numbers(*tid, room)).find(|found| !found.is_empty());
-        all.extend(found.unwrap_or_default());
+        if room == 0 {
+            break;
+        }
+        all.extend(tids.iter().find_map(|tid| numbers(*tid, room)).unwrap_or_default());
     }
     all
 }
 
-/// Of a task at most so many, in no order.
-fn numbers(tid: u32, most: usize) -> Vec<Number> {
-    let Ok(entries) = std::fs::read_dir(format!("{}/{tid}/fd", procfs::ROOT)) else { return Vec::new() };
+/// Of a task at most so many, in no order. `None`: it is gone.
+fn numbers(tid: u32, most: usize) -> Option<Vec<Number>> {
+    let entries = std::fs::read_dir(format!("{}/{tid}/fd", procfs::ROOT)).ok()?;
     let known = |entry: std::fs::DirEntry| {
         let fd = entry.file_name().to_str()?.parse().ok()?;
         // Follows the link, so this is the file itself, of whatever kind.
         Some(Number { tid, fd, inode: std::fs::metadata(entry.path()).ok()?.ino() })
     };
-    entries.take(most).filter_map(|entry| known(entry.ok()?)).collect()
+    Some(entries.take(most).filter_map(|entry| known(entry.ok()?)).collect())
 }
 
 /// Does a task's number mean the file of an entry? `slot`: epoll, the entry's number, and which of those with that number,
@@ -183,11 +187,19 @@ mod tests {
                     tfd:       17 events: 80000019 data: 7f0000000011  pos:0 ino:4ebb0b sdev:9\n\
                     tfd:\ntfd: x\ntfd: 3 events: zz data: 1 ino:1 sdev:1\n";
         assert_eq!(
-            parse(text),
+            parse(text).collect::<Vec<_>>(),
             [
                 Line { fd: 21, events: 0x19, data: 0x15, inode: 0x61af, dev: 7 },
                 Line { fd: 17, events: 0x8000_0019, data: 0x7f00_0000_0011, inode: 0x004e_bb0b, dev: 9 },
             ]
         );
+    }
+
+    /// What a listing leaves out the model takes for gone.
+    #[test]
+    fn no_entry_is_left_out_of_a_long_list() {
+        let line = |fd| format!("tfd: {fd:8} events:       19 data: {fd:16x}  pos:0 ino:61af sdev:7\n");
+        let text: String = (0..2 * ROWS).map(line).collect();
+        assert_eq!(parse(&text).count(), 2 * ROWS);
     }
 }
