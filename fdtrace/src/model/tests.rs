@@ -43,6 +43,17 @@ impl Bench {
         self.world.apply(&Event { at, tgid: 1, tid, table, what }, &mut self.changes);
     }
 
+    /// What does not belong to one thread's call.
+    fn tell(&mut self, pos: u64, (tgid, tid, table): (u32, u32, TableAddr), what: What) {
+        let at = Interval { enter: None, exit: moment(pos) };
+        self.world.apply(&Event { at, tgid, tid, table, what }, &mut self.changes);
+    }
+
+    /// Process 2 has a copy of the table, in which there is one number.
+    fn list_copy(&mut self, pos: u64, row: TableRow, beyond_walk: bool) {
+        self.tell(pos, (2, 2, COPY), What::Table { rows: vec![row], more: false, beyond_walk });
+    }
+
     fn call(&mut self, name: &str, at: Interval, ret: i64, effect: Effect) {
         let calls = (0..512).filter_map(|nr| syscalls::lookup(Arch::X86_64, nr));
         let sys = calls.into_iter().find(|call| call.name == name).expect("a call");

@@ -9,30 +9,25 @@ fn a_listed_registration_whose_file_is_held_under_another_number_goes_with_it() 
         bench.open(at(3, 4), 5, 0xa0);
         bench.dup(at(5, 6), 5, 6, 0xa0);
         // A process with a table of its own may be the one that holds it.
-        let tell = |bench: &mut Bench, pos, (tgid, tid, table), what| {
-            let at = Interval { enter: None, exit: moment(pos) };
-            bench.world.apply(&Event { at, tgid, tid, table, what }, &mut bench.changes);
-        };
-        tell(&mut bench, 7, (1, 101, TABLE), What::Fork { tgid: 2, tid: 2, table: COPY, start: 0, comm: [0; 16] });
-        let rows = vec![TableRow { fd: 6, file: 0xa0, cloexec: false }];
-        tell(&mut bench, 8, (2, 2, COPY), What::Table { rows, more: false, beyond_walk: false });
+        bench.tell(7, (1, 101, TABLE), What::Fork { tgid: 2, tid: 2, table: COPY, start: 0, comm: [0; 16] });
+        bench.list_copy(8, TableRow { fd: 6, file: 0xa0, cloexec: false }, false);
         bench.install("dup2", at(9, 10), 5, 0xb1, Source::New);
         if holder == 2 {
             bench.close(at(11, 12), 6, 0xa0, 0);
         } else {
-            tell(&mut bench, 12, (2, 2, COPY), What::Exit { code: 0, group_dead: true, table_users: 1 });
+            bench.tell(12, (2, 2, COPY), What::Exit { code: 0, group_dead: true, table_users: 1 });
         }
         for fd in [EpollEntry::BEGIN, 5, EpollEntry::END] {
             let (inode, held) = (file(0xa0).inode, (fd == 5).then_some((holder, 6)));
             let what =
                 What::EpollEntry { epoll: 10, fd, events: 1, data: 5, inode, dev: 0, current: Some(false), held };
-            tell(&mut bench, 20, (1, 101, TABLE), what);
+            bench.tell(20, (1, 101, TABLE), what);
         }
         let table = if holder == 2 { COPY } else { TABLE };
         let held = bench.slot_in(table, 6).live().expect("it is held").data.description.serial;
         assert_eq!(bench.entries(&instance), [(held, 5)]);
         if holder == 2 {
-            tell(&mut bench, 22, (2, 2, COPY), What::Exit { code: 0, group_dead: true, table_users: 1 });
+            bench.tell(22, (2, 2, COPY), What::Exit { code: 0, group_dead: true, table_users: 1 });
         } else {
             bench.close(at(21, 22), 6, 0xa0, 0);
         }

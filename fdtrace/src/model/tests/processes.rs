@@ -6,17 +6,7 @@ use super::*;
 fn a_copied_table_with_what_an_open_has_not_told_yet() {
     let mut bench = Bench::new();
     bench.open(at(1, 2), 3, 0xa0);
-    bench.close(at(3, 4), 3, 0xa0, 0);
-    // open 3: 5..9, at the old address. Fork: 6..7.
-    let what = What::Fork { tgid: 2, tid: 2, table: COPY, start: 0, comm: [0; 16] };
-    bench.event(at(6, 7), TABLE, what);
-    let rows = vec![TableRow { fd: 3, file: 0xa0, cloexec: false }];
-    let listing = What::Table { rows, more: false, beyond_walk: false };
-    let once = Interval { enter: None, exit: moment(8) };
-    bench.world.apply(&Event { at: once, tgid: 2, tid: 2, table: COPY, what: listing }, &mut bench.changes);
-    bench.open(at(5, 9), 3, 0xa0);
-    let copy = bench.slot_in(COPY, 3).live().expect("a copy");
-    assert_eq!(copy.data.description.serial, bench.serial(3));
+    copied_before_an_open_returns(bench);
 }
 
 #[test]
@@ -25,13 +15,15 @@ fn a_copy_of_what_has_not_returned_yet_is_not_of_who_had_the_address_before() {
     let file = FileInfo { inode: 99, ..file(0xa0) };
     let install = Install { fd: 3, file, cloexec: false, source: Source::New, path: None, looked: 2 };
     bench.call("openat", at(1, 2), 3, Effect::Install(install));
+    copied_before_an_open_returns(bench);
+}
+
+/// Somebody had the number and the address that an open gives out again.
+fn copied_before_an_open_returns(mut bench: Bench) {
     bench.close(at(3, 4), 3, 0xa0, 0);
     // open 3: 5..9, at the old address. Fork: 6..7.
     bench.event(at(6, 7), TABLE, What::Fork { tgid: 2, tid: 2, table: COPY, start: 0, comm: [0; 16] });
-    let rows = vec![TableRow { fd: 3, file: 0xa0, cloexec: false }];
-    let listing = What::Table { rows, more: false, beyond_walk: false };
-    let once = Interval { enter: None, exit: moment(8) };
-    bench.world.apply(&Event { at: once, tgid: 2, tid: 2, table: COPY, what: listing }, &mut bench.changes);
+    bench.list_copy(8, TableRow { fd: 3, file: 0xa0, cloexec: false }, false);
     bench.open(at(5, 9), 3, 0xa0);
     let copy = bench.slot_in(COPY, 3).live().expect("a copy");
     assert_eq!(copy.data.description.serial, bench.serial(3));
@@ -43,9 +35,7 @@ fn a_copy_whose_rows_were_lost_does_not_keep_its_original() {
     bench.open(at(1, 2), 3, 0xa0);
     bench.event(at(3, 4), TABLE, What::Fork { tgid: 2, tid: 2, table: COPY, start: 0, comm: [0; 16] });
     // The listing is lost. The copy is read, and the parent ends.
-    let once = |pos| Interval { enter: None, exit: moment(pos) };
-    let mut apply =
-        |pos, tgid, table, what| bench.world.apply(&Event { at: once(pos), tgid, tid: tgid, table, what }, &mut vec![]);
+    let mut apply = |pos, tgid, table, what| bench.tell(pos, (tgid, tgid, table), what);
     apply(6, 0, 0, What::Lost { since: 5, by_class: [0; 8] });
     apply(7, 0, 0, What::SnapshotBegin { reading: Some(1), threads: false });
     let row = |file| What::Row { fd: 3, file, cloexec: false, since: 7, path: None };
@@ -58,21 +48,15 @@ fn a_copy_whose_rows_were_lost_does_not_keep_its_original() {
     assert_eq!(bench.slot_in(COPY, 3).live().expect("the copy's").data.description.holders.get(), 1);
 }
 
-/// What does not belong to one thread's call.
-fn tell(bench: &mut Bench, pos: u64, (tgid, tid, table): (u32, u32, TableAddr), what: What) {
-    let at = Interval { enter: None, exit: moment(pos) };
-    bench.world.apply(&Event { at, tgid, tid, table, what }, &mut bench.changes);
-}
-
 const NOBODY: (u32, u32, TableAddr) = (0, 0, 0);
 
 /// Process 1, which has a file open, and of which so many threads are known.
 fn with_threads(tids: std::ops::RangeInclusive<u32>) -> Bench {
     let mut bench = Bench::new();
     let found = What::Process { start: 1, comm: [0; 16], exe: [].into(), argv: [].into() };
-    tell(&mut bench, 1, (1, 1, 0), found);
+    bench.tell(1, (1, 1, 0), found);
     for tid in tids {
-        tell(&mut bench, 2, (1, tid, TABLE), row());
+        bench.tell(2, (1, tid, TABLE), row());
     }
     bench
 }
@@ -95,8 +79,8 @@ fn tasks(bench: &Bench) -> Vec<u32> {
 
 /// After a loss everything is read, and the threads are listed with it.
 fn begin_reading(bench: &mut Bench) {
-    tell(bench, 10, NOBODY, What::Lost { since: 9, by_class: [0; 8] });
-    tell(bench, 11, NOBODY, What::SnapshotBegin { reading: Some(1), threads: true });
+    bench.tell(10, NOBODY, What::Lost { since: 9, by_class: [0; 8] });
+    bench.tell(11, NOBODY, What::SnapshotBegin { reading: Some(1), threads: true });
 }
 
 #[test]
@@ -106,20 +90,20 @@ fn a_thread_whose_end_was_lost_does_not_keep_its_table() {
     begin_reading(&mut bench);
     // The birth of 7 was lost, and 4 ends before the rows come.
     for tid in [1, 4, 7] {
-        tell(&mut bench, 11, (1, tid, 0), What::Thread);
+        bench.tell(11, (1, tid, 0), What::Thread);
     }
-    tell(&mut bench, 12, (1, 4, TABLE), end());
+    bench.tell(12, (1, 4, TABLE), end());
     // Born since: in no list, and there.
-    tell(&mut bench, 13, (1, 1, TABLE), birth(8));
+    bench.tell(13, (1, 1, TABLE), birth(8));
     // A number that is given out again.
-    tell(&mut bench, 14, (1, 1, TABLE), birth(3));
-    tell(&mut bench, 15, (1, 1, TABLE), row());
+    bench.tell(14, (1, 1, TABLE), birth(3));
+    bench.tell(15, (1, 1, TABLE), row());
     assert_eq!(tasks(&bench), [1, 2, 3, 7, 8]);
-    tell(&mut bench, 16, NOBODY, What::SnapshotEnd { reading: 1 });
+    bench.tell(16, NOBODY, What::SnapshotEnd { reading: 1 });
     assert_eq!(tasks(&bench), [1, 3, 7, 8], "which of them are there is told by the kernel");
     for tid in [1, 3, 7, 8] {
         assert_eq!(description.holders.get(), 1);
-        tell(&mut bench, 20, (1, tid, TABLE), end());
+        bench.tell(20, (1, tid, TABLE), end());
     }
     assert_eq!(description.holders.get(), 0, "the table went with the last of them");
 }
@@ -128,8 +112,8 @@ fn a_thread_whose_end_was_lost_does_not_keep_its_table() {
 fn a_process_whose_end_was_lost() {
     let mut bench = with_threads(1..=2);
     begin_reading(&mut bench);
-    tell(&mut bench, 12, NOBODY, What::SnapshotEnd { reading: 1 });
-    tell(&mut bench, 13, NOBODY, What::Tick);
+    bench.tell(12, NOBODY, What::SnapshotEnd { reading: 1 });
+    bench.tell(13, NOBODY, What::Tick);
     assert!(bench.changes.iter().any(|change| matches!(change, Change::Exited { process: 1, .. })));
     assert!(!bench.world.processes[&1].alive());
     assert!(bench.world.tables.is_empty(), "{:?}", bench.world.tables);
@@ -139,10 +123,10 @@ fn a_process_whose_end_was_lost() {
 fn a_thread_that_ends_before_its_process_has_been_read() {
     let mut bench = Bench::new();
     for tid in [1, 2] {
-        tell(&mut bench, 1, (1, tid, 0), What::Thread);
+        bench.tell(1, (1, tid, 0), What::Thread);
     }
-    tell(&mut bench, 2, (1, 2, TABLE), end());
-    tell(&mut bench, 3, (1, 1, TABLE), row());
+    bench.tell(2, (1, 2, TABLE), end());
+    bench.tell(3, (1, 1, TABLE), row());
     assert_eq!(tasks(&bench), [1]);
 }
 
@@ -167,10 +151,7 @@ fn a_process_that_is_found_under_the_number_of_a_dead_one() {
 /// A fork at 10..11 of a table with a number above the part that is listed.
 fn forked_beyond_the_walk(bench: &mut Bench) {
     bench.event(at(10, 11), TABLE, What::Fork { tgid: 2, tid: 2, table: COPY, start: 0, comm: [0; 16] });
-    let rows = vec![TableRow { fd: 3, file: 0xa0, cloexec: false }];
-    let listing = What::Table { rows, more: false, beyond_walk: true };
-    let once = Interval { enter: None, exit: moment(12) };
-    bench.world.apply(&Event { at: once, tgid: 2, tid: 2, table: COPY, what: listing }, &mut bench.changes);
+    bench.list_copy(12, TableRow { fd: 3, file: 0xa0, cloexec: false }, true);
 }
 
 #[test]
@@ -212,9 +193,7 @@ fn the_last_one_that_leaves_a_table_takes_all_of_it_along() {
     let event = Event { at: at(7, 8), tgid: 1, tid: *last, table: COPY, what: What::Call(call) };
     bench.world.apply(&event, &mut bench.changes);
     let rows = vec![TableRow { fd: 3, file: 0xa0, cloexec: false }];
-    let listing = What::Table { rows, more: false, beyond_walk: true };
-    let once = Interval { enter: None, exit: moment(9) };
-    bench.world.apply(&Event { at: once, tgid: 1, tid: *last, table: COPY, what: listing }, &mut bench.changes);
+    bench.tell(9, (1, *last, COPY), What::Table { rows, more: false, beyond_walk: true });
     assert!(bench.slot_in(COPY, 3).live().is_some());
     assert!(bench.slot_in(COPY, 2000).live().is_some());
     assert!(!bench.world.by_addr.contains_key(&TABLE), "nobody uses the old one");

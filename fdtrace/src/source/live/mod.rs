@@ -327,7 +327,7 @@ impl Live {
         }
         self.counted = counted;
         // The end of a thread may be among it.
-        self.snapshots.list_threads();
+        self.snapshots.doubt_threads();
         let header = Header { time: until, ..user_header(kind::LOST, 0) };
         wire::Lost { header, since: self.last_time, by_class }
     }

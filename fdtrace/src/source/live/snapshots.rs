@@ -53,12 +53,12 @@ impl Snapshots {
     }
 
     /// Something was lost, and may have been the end of a thread.
-    pub fn list_threads(&mut self) {
+    pub fn doubt_threads(&mut self) {
         self.threads = true;
     }
 
     /// Does the one that begins now list the threads?
-    fn lists_threads(&mut self) -> bool {
+    fn settles_threads(&mut self) -> bool {
         let may = self.listed.is_none_or(|(then, took)| took <= SOON_LISTED || then.elapsed() >= 20 * took);
         may && std::mem::take(&mut self.threads)
     }
@@ -84,7 +84,7 @@ impl Live {
             return Ok(());
         }
         // What was lost may be about any process.
-        let threads = if self.snapshots.lists_threads() { self.threads() } else { None };
+        let threads = if self.snapshots.settles_threads() { self.threads() } else { None };
         let lists_threads = threads.is_some();
         let tgid = tgid.filter(|_| !lists_threads);
         let reading = self.snapshots.begin(tgid)?;
